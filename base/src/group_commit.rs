@@ -1,0 +1,61 @@
+//! Many requests in one transaction: while one commit is on its way to the disk, the requests that come gather, and
+//! the next commit carries them all.
+
+use std::{future::Future, sync::Arc};
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{Code, Problem};
+
+/// Hands requests to a function that decides a whole group at once.
+pub struct GroupCommit<In, Out> {
+    queue: mpsc::Sender<(In, oneshot::Sender<Result<Out, Problem>>)>,
+}
+
+impl<In, Out> Clone for GroupCommit<In, Out> {
+    fn clone(&self) -> Self {
+        Self { queue: self.queue.clone() }
+    }
+}
+
+impl<In: Send + 'static, Out: Send + 'static> GroupCommit<In, Out> {
+    /// Starts the one task that commits. `commit` gets up to `most` requests in the order they came, and returns a
+    /// verdict for each in the same order; an error fails all of them.
+    pub fn start<F, Fut>(most: usize, commit: F) -> Self
+    where
+        F: Fn(Arc<Vec<In>>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Vec<Result<Out, Problem>>, Problem>> + Send,
+        In: Sync,
+    {
+        let (queue, mut requests) = mpsc::channel::<(In, oneshot::Sender<Result<Out, Problem>>)>(most * 4);
+        tokio::spawn(async move {
+            let mut gathered = Vec::with_capacity(most);
+            while requests.recv_many(&mut gathered, most).await > 0 {
+                let (group, answers): (Vec<In>, Vec<_>) = gathered.drain(..).unzip();
+                let group = Arc::new(group);
+                match commit(group).await {
+                    Ok(verdicts) => {
+                        debug_assert_eq!(verdicts.len(), answers.len());
+                        for (answer, verdict) in answers.into_iter().zip(verdicts) {
+                            let _ = answer.send(verdict); // the caller may have gone
+                        }
+                    }
+                    Err(problem) => {
+                        for answer in answers {
+                            let _ = answer.send(Err(problem.clone()));
+                        }
+                    }
+                }
+            }
+        });
+        Self { queue }
+    }
+
+    /// Waits for the verdict. If the caller goes away, the request may be carried out all the same.
+    pub async fn ask(&self, request: In) -> Result<Out, Problem> {
+        let gone = || Problem::new(Code::Unavailable, "the server is stopping; try the same request again");
+        let (answer, verdict) = oneshot::channel();
+        self.queue.send((request, answer)).await.map_err(|_| gone())?;
+        verdict.await.map_err(|_| gone())?
+    }
+}

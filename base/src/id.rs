@@ -1,0 +1,160 @@
+//! Typed ids. `Id<Host>` and `Id<Rack>` are different types, so that one is never taken for the other.
+
+use std::{fmt, hash::Hash, marker::PhantomData, str::FromStr};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use uuid::Uuid;
+
+use crate::{Code, Problem};
+
+/// A 128-bit id of one kind: a UUID of version 7, whose order is the order of minting.
+///
+/// The text form is the hyphenated lower-case UUID. Ids are minted by whoever asks for the thing, so that asking
+/// twice is the same as asking once.
+pub struct Id<K> {
+    uuid: Uuid,
+    kind: PhantomData<fn() -> K>,
+}
+
+/// What an id can be of.
+pub trait Kind: 'static {
+    /// The noun as people read it in errors.
+    const NOUN: &'static str;
+}
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $name:ident = $noun:literal;)*) => {
+        $($(#[$doc])* #[derive(Debug)] pub enum $name {}
+        impl Kind for $name { const NOUN: &'static str = $noun; })*
+    };
+}
+
+kinds! {
+    /// A place of many data centres.
+    Region = "region";
+    /// An independent engineering area of a region.
+    Zone = "zone";
+    /// A rack of a zone, with numbered units.
+    Rack = "rack";
+    /// A physical machine.
+    Host = "host";
+    /// A root file system that nodes start from.
+    Image = "image";
+    /// A lease of exact resources on named hosts; not a [`CContract`].
+    RContract = "rcontract";
+    /// One thing that an [`RContract`] holds; a node's line lives as long as the node.
+    Line = "line";
+    /// What runs on a host under a line.
+    Node = "node";
+    /// A lease of components by need; not an [`RContract`].
+    CContract = "ccontract";
+    /// One instance that a [`CContract`] keeps.
+    Component = "component";
+    /// Someone with a login.
+    User = "user";
+    /// Whom a bill is for.
+    Project = "project";
+    /// A credential of a user for the API.
+    Token = "token";
+    /// One request to change something, for "once and no more".
+    Command = "command";
+}
+
+impl<K: Kind> Id<K> {
+    /// A fresh id.
+    #[allow(clippy::new_without_default)] // each call gives another value
+    pub fn new() -> Self {
+        Self::from(Uuid::now_v7())
+    }
+
+    /// The bare UUID, for storage and the wire.
+    pub fn uuid(self) -> Uuid {
+        self.uuid
+    }
+
+    /// Reads the text form; `invalid_argument` otherwise.
+    pub fn parse(text: &str) -> Result<Self, Problem> {
+        Uuid::try_parse(text).map(Self::from).map_err(|_| {
+            Problem::new(
+                Code::InvalidArgument,
+                format!("`{}` is not the id of a {}: expected a UUID", crate::name::shown(text), K::NOUN),
+            )
+        })
+    }
+}
+
+impl<K> From<Uuid> for Id<K> {
+    fn from(uuid: Uuid) -> Self {
+        Self { uuid, kind: PhantomData }
+    }
+}
+
+impl<K> From<Id<K>> for Uuid {
+    fn from(id: Id<K>) -> Self {
+        id.uuid
+    }
+}
+
+impl<K: Kind> FromStr for Id<K> {
+    type Err = Problem;
+    fn from_str(text: &str) -> Result<Self, Problem> {
+        Self::parse(text)
+    }
+}
+
+impl<K> Clone for Id<K> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<K> Copy for Id<K> {}
+impl<K> PartialEq for Id<K> {
+    fn eq(&self, other: &Self) -> bool {
+        self.uuid == other.uuid
+    }
+}
+impl<K> Eq for Id<K> {}
+impl<K> PartialOrd for Id<K> {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl<K> Ord for Id<K> {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.uuid.cmp(&other.uuid)
+    }
+}
+impl<K> Hash for Id<K> {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.uuid.hash(state);
+    }
+}
+impl<K> fmt::Display for Id<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.uuid.fmt(f)
+    }
+}
+impl<K> fmt::Debug for Id<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.uuid.fmt(f)
+    }
+}
+impl<K> Serialize for Id<K> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.uuid.serialize(serializer)
+    }
+}
+impl<'de, K> Deserialize<'de> for Id<K> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Uuid::deserialize(deserializer).map(Self::from)
+    }
+}
+impl<K> utoipa::PartialSchema for Id<K> {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+        utoipa::openapi::ObjectBuilder::new()
+            .schema_type(utoipa::openapi::schema::Type::String)
+            .format(Some(utoipa::openapi::SchemaFormat::Custom("uuid".into())))
+            .into()
+    }
+}
+impl<K: Kind> utoipa::ToSchema for Id<K> {}

@@ -1,0 +1,182 @@
+//! The outbox of a tier: what changed, in the order of commits, for whoever consumes it.
+//!
+//! Tables (made by each tier's migrations): `outbox_head(id = 1, position, epoch)` and
+//! `outbox(position, at_ms, kind, owner, subject, request_id, payload)`. Positions grow by one without a gap.
+//! A consumer keeps its own cursor in `cursor(source, position, epoch)` and commits it together with the effect.
+
+use std::time::Duration;
+
+use sea_orm::{
+    ConnectionTrait, DbErr, FromQueryResult, Value,
+    sea_query::{Alias, Query},
+};
+
+use crate::{
+    Problem,
+    clock::Ms,
+    database::{Database, problem, sql},
+};
+
+/// An event before it has a position.
+#[derive(Debug, Clone)]
+pub struct NewEvent {
+    /// When it happened.
+    pub at_ms: Ms,
+    /// What happened, such as `segment.opened`: names the shape of the payload.
+    pub kind: &'static str,
+    /// The owner label of the contract it is about, or empty.
+    pub owner: String,
+    /// The id of what it is about.
+    pub subject: String,
+    /// The request that led to it, or empty.
+    pub request_id: String,
+    /// The payload as JSON.
+    pub payload: String,
+}
+
+impl NewEvent {
+    /// An event with its payload as JSON.
+    pub fn new(
+        at_ms: Ms,
+        kind: &'static str,
+        owner: &str,
+        subject: impl ToString,
+        payload: &impl serde::Serialize,
+    ) -> Self {
+        Self {
+            at_ms,
+            kind,
+            owner: owner.to_owned(),
+            subject: subject.to_string(),
+            request_id: crate::telemetry::request_id(),
+            // Payloads are plain messages of strings and integers, which always have a JSON form.
+            payload: serde_json::to_string(payload).unwrap_or_default(),
+        }
+    }
+}
+
+/// An event as consumers read it.
+#[derive(Debug, Clone, PartialEq, Eq, FromQueryResult)]
+pub struct Event {
+    /// Its place in the order of commits.
+    pub position: i64,
+    /// When it happened.
+    pub at_ms: Ms,
+    /// What happened.
+    pub kind: String,
+    /// The owner label of the contract it is about, or empty.
+    pub owner: String,
+    /// The id of what it is about.
+    pub subject: String,
+    /// The request that led to it, or empty.
+    pub request_id: String,
+    /// The payload as JSON.
+    pub payload: String,
+}
+
+/// Writes events with the next positions, and returns the last. Holds the lock of the head row until the commit.
+pub(crate) async fn append(connection: &impl ConnectionTrait, events: &[NewEvent]) -> Result<i64, DbErr> {
+    let backend = connection.get_database_backend();
+    let count = i64::try_from(events.len()).unwrap_or(i64::MAX);
+    let row = connection
+        .query_one_raw(sql(
+            backend,
+            "UPDATE outbox_head SET position = position + ? WHERE id = 1 RETURNING position",
+            [count.into()],
+        ))
+        .await?
+        .ok_or_else(|| DbErr::RecordNotFound("outbox_head has no row: run the migrations".into()))?;
+    let last: i64 = row.try_get("", "position")?;
+    for (chunk_at, chunk) in events.chunks(500).enumerate() {
+        let mut insert = Query::insert();
+        insert
+            .into_table(Alias::new("outbox"))
+            .columns(["position", "at_ms", "kind", "owner", "subject", "request_id", "payload"].map(Alias::new));
+        for (at, event) in chunk.iter().enumerate() {
+            let place = i64::try_from(chunk_at * 500 + at).unwrap_or(i64::MAX);
+            insert.values_panic([
+                Value::from(last - count + 1 + place).into(),
+                event.at_ms.into(),
+                event.kind.into(),
+                event.owner.as_str().into(),
+                event.subject.as_str().into(),
+                event.request_id.as_str().into(),
+                event.payload.as_str().into(),
+            ]);
+        }
+        connection.execute(&insert).await?;
+    }
+    Ok(last)
+}
+
+/// Events after a position, oldest first, at most `limit`; waits up to `wait` for a first one.
+pub async fn read(database: &Database, after: i64, limit: u32, wait: Duration) -> Result<Vec<Event>, Problem> {
+    let deadline = tokio::time::Instant::now() + wait.min(Duration::from_secs(30));
+    let mut head = database.head();
+    loop {
+        head.mark_unchanged();
+        let statement = sql(
+            database.backend(),
+            "SELECT position, at_ms, kind, owner, subject, request_id, payload FROM outbox \
+             WHERE position > ? ORDER BY position LIMIT ?",
+            [after.into(), i64::from(limit.clamp(1, 1000)).into()],
+        );
+        let events = Event::find_by_statement(statement).all(database.read()).await.map_err(problem)?;
+        let now = tokio::time::Instant::now();
+        if !events.is_empty() || now >= deadline {
+            return Ok(events);
+        }
+        // Another replica may write too: look again after a second even without a hint.
+        let pause = (deadline - now).min(Duration::from_secs(1));
+        let _ = tokio::time::timeout(pause, head.changed()).await;
+    }
+}
+
+/// Which history this is: changes when the database is restored from a backup.
+pub async fn epoch(database: &Database) -> Result<i64, Problem> {
+    one_number(database, "SELECT epoch AS n FROM outbox_head WHERE id = 1").await
+}
+
+/// The newest position.
+pub async fn newest(database: &Database) -> Result<i64, Problem> {
+    one_number(database, "SELECT position AS n FROM outbox_head WHERE id = 1").await
+}
+
+/// The time of the newest event, or 0: a clock that starts must not be before it.
+pub async fn newest_ms(database: &Database) -> Result<Ms, Problem> {
+    one_number(database, "SELECT COALESCE((SELECT at_ms FROM outbox ORDER BY position DESC LIMIT 1), 0) AS n").await
+}
+
+/// Where a consumer stands in another tier's outbox; 0 at first.
+pub async fn cursor(database: &Database, source: &str) -> Result<i64, Problem> {
+    let statement = sql(database.backend(), "SELECT position AS n FROM cursor WHERE source = ?", [source.into()]);
+    let row = database.read().query_one_raw(statement).await.map_err(problem)?;
+    row.map_or(Ok(0), |row| row.try_get("", "n").map_err(problem))
+}
+
+/// Moves a consumer on, in the transaction that holds the effect. Fails if it stood elsewhere than at `from`.
+pub async fn cursor_move(connection: &impl ConnectionTrait, source: &str, from: i64, to: i64) -> Result<(), DbErr> {
+    let backend = connection.get_database_backend();
+    if from == 0 {
+        connection
+            .execute_raw(sql(
+                backend,
+                "INSERT INTO cursor (source, position) VALUES (?, 0) ON CONFLICT (source) DO NOTHING",
+                [source.into()],
+            ))
+            .await?;
+    }
+    let moved = connection
+        .execute_raw(sql(
+            backend,
+            "UPDATE cursor SET position = ? WHERE source = ? AND position = ?",
+            [to.into(), source.into(), from.into()],
+        ))
+        .await?;
+    if moved.rows_affected() == 1 { Ok(()) } else { Err(DbErr::RecordNotUpdated) }
+}
+
+async fn one_number(database: &Database, text: &str) -> Result<i64, Problem> {
+    let row = database.read().query_one_raw(sql(database.backend(), text, [])).await.map_err(problem)?;
+    row.map_or(Ok(0), |row| row.try_get("", "n").map_err(problem))
+}

@@ -1,0 +1,60 @@
+//! A refusal as data and as a sentence: RFC 9457 problem details with a stable code.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Code;
+
+/// A refusal as the caller sees it. What caused it inside stays in the log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Problem {
+    /// Stable; clients branch on it.
+    pub code: Code,
+    /// What was wrong, what was expected, what to do.
+    pub detail: String,
+    /// The same as data, in a shape that the code names; absent where the sentence says it all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<serde_json::Value>,
+    /// Seconds after which the same request may succeed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_s: Option<u64>,
+}
+
+impl Problem {
+    /// A refusal with a sentence for the caller.
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        Self { code, detail: detail.into(), data: None, retry_after_s: None }
+    }
+
+    /// Adds the machine-readable part.
+    #[must_use]
+    pub fn with_data(mut self, data: impl Serialize) -> Self {
+        self.data = serde_json::to_value(data).ok();
+        self
+    }
+
+    /// `not_found`, the same words whether it never was or is another owner's.
+    pub fn not_found(noun: &str, name: impl fmt::Display) -> Self {
+        Self::new(Code::NotFound, format!("there is no {noun} `{}`", crate::name::shown(&name.to_string())))
+    }
+
+    /// `invalid_argument`.
+    pub fn invalid(detail: impl Into<String>) -> Self {
+        Self::new(Code::InvalidArgument, detail)
+    }
+
+    /// A fault of ours: the cause goes to the log here, and only that it happened to the caller.
+    pub fn internal(cause: impl fmt::Display) -> Self {
+        tracing::error!(%cause, "internal error");
+        Self::new(Code::Internal, "something failed inside the platform; its log tells more under this request's id")
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.detail, self.code)
+    }
+}
+
+impl std::error::Error for Problem {}

@@ -1,0 +1,64 @@
+//! What every tier's database has: the outbox, consumers' cursors and idempotency keys.
+
+use sea_orm_migration::{prelude::*, schema::*, sea_orm::ConnectionTrait};
+
+/// Makes the tables that `base` describes.
+pub(crate) async fn up(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
+    manager
+        .create_table(
+            Table::create()
+                .table("outbox_head")
+                .col(big_integer("id").primary_key())
+                .col(big_integer("position"))
+                .col(big_integer("epoch"))
+                .to_owned(),
+        )
+        .await?;
+    let connection = manager.get_connection();
+    connection.execute_unprepared("INSERT INTO outbox_head (id, position, epoch) VALUES (1, 0, 1)").await?;
+    manager
+        .create_table(
+            Table::create()
+                .table("outbox")
+                .col(big_integer("position").primary_key())
+                .col(big_integer("at_ms"))
+                .col(text("kind"))
+                .col(text("owner"))
+                .col(text("subject"))
+                .col(text("request_id"))
+                .col(text("payload"))
+                .to_owned(),
+        )
+        .await?;
+    manager
+        .create_table(
+            Table::create().table("cursor").col(text("source").primary_key()).col(big_integer("position")).to_owned(),
+        )
+        .await?;
+    manager
+        .create_table(
+            Table::create()
+                .table("idempotency")
+                .col(text("scope"))
+                .col(text("key"))
+                .col(text("digest"))
+                .col(text("result"))
+                .col(big_integer("at_ms"))
+                .primary_key(Index::create().col("scope").col("key"))
+                .to_owned(),
+        )
+        .await
+}
+
+/// Takes them away.
+pub(crate) async fn down(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
+    drop_tables(manager, &["idempotency", "cursor", "outbox", "outbox_head"]).await
+}
+
+/// Takes tables away, in the order given.
+pub(crate) async fn drop_tables(manager: &SchemaManager<'_>, tables: &[&'static str]) -> Result<(), DbErr> {
+    for table in tables {
+        manager.drop_table(Table::drop().table(*table).to_owned()).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,45 @@
+//! Between the words of `base` and their wire form. Both directions name every field, so that a new one breaks here.
+
+use yiqiu_base::{NodeState, NodeType, Power, Problem, Size};
+
+use crate::common;
+
+impl From<Size> for common::Size {
+    fn from(size: Size) -> Self {
+        let Size { cpu_millicores, memory_bytes, disk_bytes, disk_iops } = size;
+        Self { cpu_millicores, memory_bytes, disk_bytes, disk_iops }
+    }
+}
+
+impl From<common::Size> for Size {
+    fn from(size: common::Size) -> Self {
+        let common::Size { cpu_millicores, memory_bytes, disk_bytes, disk_iops } = size;
+        Self { cpu_millicores, memory_bytes, disk_bytes, disk_iops }
+    }
+}
+
+macro_rules! words {
+    ($domain:ident, $wire:ident, $noun:literal, { $($variant:ident,)* }) => {
+        impl From<$domain> for common::$wire {
+            fn from(word: $domain) -> Self {
+                match word { $($domain::$variant => common::$wire::$variant,)* }
+            }
+        }
+
+        impl TryFrom<common::$wire> for $domain {
+            type Error = Problem;
+            fn try_from(word: common::$wire) -> Result<Self, Problem> {
+                match word {
+                    $(common::$wire::$variant => Ok($domain::$variant),)*
+                    common::$wire::Unspecified => Err(Problem::invalid(concat!("the message has no ", $noun))),
+                }
+            }
+        }
+    };
+}
+
+words!(NodeType, NodeType, "node type", { Vm, Cm, Bm, });
+words!(Power, Power, "power state", { On, Off, Hibernated, });
+words!(NodeState, NodeState, "node state", {
+    Pending, Preparing, Starting, Running, Stopping, Off, Failed, Hibernated, Removing, Gone,
+});
