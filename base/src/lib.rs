@@ -9,6 +9,7 @@
 pub mod clock;
 pub mod code;
 pub mod database;
+pub mod environment;
 pub mod group_commit;
 pub mod http;
 pub mod id;
@@ -25,6 +26,7 @@ pub mod telemetry;
 
 pub use clock::Clock;
 pub use code::Code;
+pub use environment::Environment;
 pub use id::Id;
 pub use node::{NodeState, NodeType, Power};
 pub use principal::Principal;
