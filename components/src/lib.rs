@@ -1,1 +1,3 @@
-
+pub mod lifecycle;
+pub mod model;
+pub mod scheduler;
