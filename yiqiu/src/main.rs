@@ -1,1 +1,53 @@
-fn main() {}
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  refused by the platform, or it went wrong there
+  2  wrong usage
+  3  the server cannot be reached
+  4  --wait ran out of time
+
+Every POST carries an idempotency key, so a request whose connection broke is repeated without doing things twice.
+The token is taken from --token-file, YIQIU_TOKEN_FILE or YIQIU_TOKEN.";
+
+/// A resource platform: hosts, the containers cut from them, who uses them, and what it came to.
+#[derive(Debug, Parser)]
+#[command(name = "yiqiu", version, after_help = EXIT_CODES, max_term_width = 120)]
+struct Yiqiu {
+    #[command(flatten)]
+    global: yiqiu::cli::Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Prints the shell completion script.
+    Completion {
+        /// For which shell.
+        shell: clap_complete::Shell,
+    },
+    #[command(flatten)]
+    Noun(yiqiu::cli::Noun),
+}
+
+fn main() -> ExitCode {
+    let Yiqiu { global, command } = Yiqiu::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: no threads can be started: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match command {
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Yiqiu::command(), "yiqiu", &mut std::io::stdout());
+            ExitCode::SUCCESS
+        }
+        Command::Noun(noun) => runtime.block_on(yiqiu::cli::run(global, noun)),
+    }
+}

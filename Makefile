@@ -1,0 +1,26 @@
+.DEFAULT_GOAL := help
+.PHONY: help build demo demo-down test bench lint
+
+help: ## list what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build everything (debug)
+	scripts/deps.sh build
+	cargo build --workspace
+
+demo: ## set up this machine, start the platform and do the main job, step by step
+	@scripts/demo.sh up
+
+demo-down: ## stop what the demo started, and leave nothing behind
+	@scripts/demo.sh down
+
+test: ## every test, on SQLite and PostgreSQL, with real containers
+	@scripts/test.sh
+
+bench: ## every benchmark, beside the machine's own limits
+	@scripts/bench.sh
+
+lint: ## formatting and clippy, warnings as errors
+	scripts/deps.sh build
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings

@@ -1,0 +1,155 @@
+//! `host`: physical machines, and where they stand.
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use yiqiu_base::size::{parse_bytes, parse_thousandths};
+
+use super::{
+    Session,
+    client::Tier,
+    failure::{Failure, Outcome},
+    noun::Noun,
+    output::{self, As, Column, Format},
+};
+
+/// The collection of hosts.
+pub const HOST: Noun = Noun {
+    word: "host",
+    tier: Tier::Resources,
+    path: "hosts",
+    columns: &[
+        Column("NAME", &["/name"], As::Text),
+        Column("STATE", &["/state"], As::Text),
+        Column("TYPE", &["/node_type"], As::Text),
+        Column("ZONE", &["/zone/name", "/zone_name", "/zone"], As::Text),
+        Column("RACK", &["/rack/name", "/rack_name", "/rack"], As::Text),
+        Column("UNIT", &["/unit"], As::Text),
+        Column("NODES", &["/nodes"], As::Text),
+        Column("FREE", &["/free"], As::Size),
+        Column("REFUSES", &["/refuses"], As::Text),
+    ],
+};
+
+/// Verbs of `yiqiu host`.
+#[derive(Debug, Subcommand)]
+pub enum Host {
+    /// Makes a host, and prints the one-time token with which its agent joins.
+    Create(Create),
+    /// Lists the hosts.
+    List,
+    /// Shows one.
+    Get {
+        /// Name or id.
+        host: String,
+    },
+    /// Says where a host stands and how it is cut.
+    Place {
+        /// Name or id.
+        host: String,
+        /// The rack, by name or id.
+        #[arg(long)]
+        rack: String,
+        /// The unit of the rack.
+        #[arg(long)]
+        unit: u32,
+        /// How it is cut: cm (containers), vm (virtual machines) or bm (whole).
+        #[arg(long)]
+        node_type: String,
+    },
+    /// Prints a new one-time token for a host whose agent has to join again.
+    JoinToken {
+        /// Name or id.
+        host: String,
+    },
+    /// Deletes one that holds no node.
+    Delete {
+        /// Name or id.
+        host: String,
+    },
+}
+
+/// Flags of `yiqiu host create`.
+#[derive(Debug, Args)]
+pub struct Create {
+    /// Its name, unique.
+    name: String,
+    /// The rack, by name or id; can be said later by `host place`.
+    #[arg(long, requires = "unit")]
+    rack: Option<String>,
+    /// The unit of the rack.
+    #[arg(long, requires = "rack")]
+    unit: Option<u32>,
+    /// How it is cut: cm, vm or bm.
+    #[arg(long)]
+    node_type: Option<String>,
+    /// Processors to rent out at most; without the capacity flags, what the machine says of itself.
+    #[arg(long, value_name = "CORES", value_parser = parse_thousandths, requires = "memory")]
+    cpu: Option<i64>,
+    /// Memory to rent out at most.
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, requires = "cpu")]
+    memory: Option<i64>,
+    /// Disk to rent out at most.
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, requires = "cpu")]
+    disk: Option<i64>,
+    /// Disk operations a second to rent out at most.
+    #[arg(long, value_name = "N", requires = "cpu")]
+    iops: Option<i64>,
+}
+
+impl Create {
+    fn body(&self) -> Value {
+        let mut body = json!({"name": self.name});
+        if let (Some(rack), Some(unit)) = (&self.rack, self.unit) {
+            body["rack"] = json!(rack);
+            body["unit"] = json!(unit);
+        }
+        if let Some(node_type) = &self.node_type {
+            body["node_type"] = json!(node_type);
+        }
+        if let (Some(cpu), Some(memory)) = (self.cpu, self.memory) {
+            body["capacity"] = json!({
+                "cpu_millicores": cpu, "memory_bytes": memory,
+                "disk_bytes": self.disk.unwrap_or(0), "disk_iops": self.iops.unwrap_or(0),
+            });
+        }
+        body
+    }
+}
+
+/// Carries out `yiqiu host …`.
+pub async fn run(session: &Session, verb: Host) -> Outcome {
+    match verb {
+        Host::Create(create) => {
+            let made = session.client.post(HOST.tier, &[HOST.path], &[], &create.body()).await?;
+            join_token(session, &made)
+        }
+        Host::List => HOST.list(session, &[]).await,
+        Host::Get { host } => HOST.get(session, &host).await,
+        Host::Place { host, rack, unit, node_type } => {
+            let body = json!({"rack": rack, "unit": unit, "node_type": node_type});
+            let placed = session.client.put(HOST.tier, &[HOST.path, &host, "place"], &body).await?;
+            HOST.show(session, &placed)
+        }
+        Host::JoinToken { host } => {
+            let made = session.client.post(HOST.tier, &[HOST.path, &host, "join-token"], &[], &json!({})).await?;
+            join_token(session, &made)
+        }
+        Host::Delete { host } => HOST.delete(session, &host).await,
+    }
+}
+
+/// Prints the token alone on standard output, so that it can be piped; what it is for goes to standard error.
+fn join_token(session: &Session, made: &Value) -> Outcome {
+    if session.format != Format::Table {
+        return output::document(session.format, made);
+    }
+    let token = made
+        .get("join_token")
+        .and_then(Value::as_str)
+        .ok_or_else(|| Failure::Failed("the server made the host, but sent no join token".into()))?;
+    output::note(format_args!(
+        "the join token works once and is shown only now; on the machine: yiqiu-agent --server {} --token TOKEN",
+        session.server
+    ));
+    output::print(&format!("{token}\n"))
+}

@@ -1,0 +1,246 @@
+//! `rcontract` and `node`: exact resources on named hosts, and what runs there.
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::{
+    Session,
+    client::Tier,
+    failure::{Failure, Outcome},
+    noun::Noun,
+    output::{As, Column},
+    wait::{self, Progress},
+    workload::{SizeArgs, WorkloadArgs, read_file},
+};
+
+const RCONTRACT: Noun = Noun {
+    word: "rcontract",
+    tier: Tier::Resources,
+    path: "rcontracts",
+    columns: &[
+        Column("NAME", &["/name"], As::Text),
+        Column("STATE", &["/state"], As::Text),
+        Column("OWNER", &["/owner"], As::Text),
+        Column("NODES", &["/nodes", "/lines"], As::Count),
+        Column("CREATED", &["/created_ms"], As::Time),
+        Column("ID", &["/id"], As::Text),
+    ],
+};
+
+const NODE: Noun = Noun {
+    word: "node",
+    tier: Tier::Resources,
+    path: "nodes",
+    columns: &[
+        Column("NAME", &["/name"], As::Text),
+        Column("HOST", &["/host_name", "/host"], As::Text),
+        Column("POWER", &["/power"], As::Text),
+        Column("STATE", &["/state"], As::Text),
+        Column("SIZE", &["/size", "/spec/size"], As::Size),
+        Column("PORTS", &["/ports"], As::Ports),
+        Column("ID", &["/id"], As::Text),
+        Column("DETAIL", &["/detail"], As::Text),
+    ],
+};
+
+/// Verbs of `yiqiu rcontract`.
+#[derive(Debug, Subcommand)]
+pub enum RContract {
+    /// Claims a node of a given size on a given host, or what a file says: all of it, or nothing.
+    Create(CreateRContract),
+    /// Lists the contracts.
+    List,
+    /// Shows one.
+    Get {
+        /// Name or id.
+        rcontract: String,
+    },
+    /// Releases one: its nodes are stopped and removed.
+    Delete {
+        /// Name or id.
+        rcontract: String,
+        /// Wait until it is released.
+        #[arg(long)]
+        wait: bool,
+    },
+}
+
+/// Flags of `yiqiu rcontract create`.
+#[derive(Debug, Args)]
+pub struct CreateRContract {
+    /// Its name.
+    name: String,
+    /// A JSON or YAML file with `lines`, for more than one node; `-` reads standard input.
+    #[arg(long, conflicts_with_all = ["host", "cpu", "memory"])]
+    file: Option<String>,
+    /// The host, by name or id.
+    #[arg(long, required_unless_present = "file")]
+    host: Option<String>,
+    #[command(flatten)]
+    size: Option<SizeArgs>,
+    #[command(flatten)]
+    workload: WorkloadArgs,
+    /// Leave the node off.
+    #[arg(long)]
+    off: bool,
+    /// Only say what would be claimed.
+    #[arg(long)]
+    dry_run: bool,
+    /// Wait until every node runs.
+    #[arg(long)]
+    wait: bool,
+}
+
+impl CreateRContract {
+    fn body(&self) -> Outcome<Value> {
+        if let Some(file) = &self.file {
+            let mut body = read_file(file)?;
+            let object = body
+                .as_object_mut()
+                .ok_or_else(|| Failure::Usage(format!("{file}: expected an object with `lines`")))?;
+            object.insert("name".into(), json!(self.name));
+            return Ok(body);
+        }
+        let size =
+            self.size.as_ref().ok_or_else(|| Failure::Usage("--cpu and --memory are needed without --file".into()))?;
+        let mut line = json!({"name": self.name, "host": self.host, "size": size.json()});
+        line["power"] = json!(if self.off { "off" } else { "on" });
+        self.workload.add_to(&mut line);
+        Ok(json!({"name": self.name, "lines": [line]}))
+    }
+}
+
+/// Verbs of `yiqiu node`.
+#[derive(Debug, Subcommand)]
+pub enum Node {
+    /// Lists the nodes.
+    List,
+    /// Shows one.
+    Get {
+        /// Name or id.
+        node: String,
+    },
+    /// Starts a node.
+    PowerOn(Power),
+    /// Stops a node; its claim stays.
+    PowerOff(Power),
+}
+
+/// Which node, and whether to wait.
+#[derive(Debug, Args)]
+pub struct Power {
+    /// Name or id.
+    name: String,
+    /// Wait until it is done.
+    #[arg(long)]
+    wait: bool,
+}
+
+/// Carries out `yiqiu rcontract …`.
+pub async fn rcontract(session: &Session, verb: RContract) -> Outcome {
+    match verb {
+        RContract::Create(create) => {
+            let query: &[(&str, &str)] = if create.dry_run { &[("dry_run", "true")] } else { &[] };
+            let body = create.body()?;
+            let made = session.client.post(RCONTRACT.tier, &[RCONTRACT.path], query, &body).await?;
+            if create.dry_run || !create.wait {
+                return RCONTRACT.show(session, &made);
+            }
+            let id = id_of(&made)?;
+            let done = wait::until(session.timeout, || async {
+                let contract = RCONTRACT.fetch(session, &id).await?;
+                Ok(all_running(contract, "nodes"))
+            })
+            .await?;
+            RCONTRACT.show(session, &done)
+        }
+        RContract::List => RCONTRACT.list(session, &[]).await,
+        RContract::Get { rcontract } => RCONTRACT.get(session, &rcontract).await,
+        RContract::Delete { rcontract, wait } => {
+            let id = id_of(&RCONTRACT.fetch(session, &rcontract).await?)?;
+            RCONTRACT.delete(session, &id).await?;
+            if wait { released(session, &RCONTRACT, &id).await } else { Ok(()) }
+        }
+    }
+}
+
+/// Carries out `yiqiu node …`.
+pub async fn node(session: &Session, verb: Node) -> Outcome {
+    match verb {
+        Node::List => NODE.list(session, &[]).await,
+        Node::Get { node } => NODE.get(session, &node).await,
+        Node::PowerOn(power) => set_power(session, &NODE, power, "on").await,
+        Node::PowerOff(power) => set_power(session, &NODE, power, "off").await,
+    }
+}
+
+/// Asks for a power state, of a node or of a component; both answer in the same words.
+pub async fn set_power(session: &Session, noun: &Noun, ask: Power, power: &str) -> Outcome {
+    let asked = session.client.post(noun.tier, &[noun.path, &ask.name, "power"], &[], &json!({"power": power})).await?;
+    if !ask.wait {
+        return noun.show(session, &asked);
+    }
+    let id = id_of(&asked)?;
+    let goal = if power == "on" { "running" } else { "off" };
+    let done = wait::until(session.timeout, || async {
+        let seen = noun.fetch(session, &id).await?;
+        let state = text(&seen, "state");
+        // Right after the request the state is still the one before it; a failure counts once it was carried out.
+        let carried =
+            match (seen.get("carried").and_then(Value::as_i64), seen.get("generation").and_then(Value::as_i64)) {
+                (Some(carried), Some(generation)) => carried >= generation,
+                _ => true,
+            };
+        Ok(match state {
+            state if state == goal => Progress::Arrived(seen),
+            "failed" if carried => {
+                Progress::Lost(format!("{} {} failed: {}", noun.word, ask.name, text(&seen, "detail")))
+            }
+            state => Progress::Underway(format!("{} {}: {state} {}", noun.word, ask.name, text(&seen, "detail"))),
+        })
+    })
+    .await?;
+    noun.show(session, &done)
+}
+
+/// Whether every part of a contract runs.
+pub fn all_running(contract: Value, parts: &str) -> Progress<Value> {
+    let name = text(&contract, "name").to_owned();
+    let list = contract.get(parts).and_then(Value::as_array).cloned().unwrap_or_default();
+    if let Some(failed) = list.iter().find(|part| text(part, "state") == "failed") {
+        return Progress::Lost(format!("{} of {name} failed: {}", text(failed, "name"), text(failed, "detail")));
+    }
+    if !list.is_empty() && list.iter().all(|part| text(part, "state") == "running") {
+        return Progress::Arrived(contract);
+    }
+    let parts: Vec<String> = list
+        .iter()
+        .map(|part| {
+            format!("{} {} {}", text(part, "name"), text(part, "state"), text(part, "detail")).trim_end().to_owned()
+        })
+        .collect();
+    Progress::Underway(format!("{name} {}: {}", text(&contract, "state"), parts.join(", ")))
+}
+
+/// Waits until a contract that was asked to end has ended.
+pub async fn released(session: &Session, noun: &Noun, id: &str) -> Outcome {
+    wait::until(session.timeout, || async {
+        match noun.fetch(session, id).await {
+            Err(refusal) if refusal.code() == Some("not_found") => Ok(Progress::Arrived(())),
+            Err(failure) => Err(failure),
+            Ok(contract) if text(&contract, "state") == "released" => Ok(Progress::Arrived(())),
+            Ok(contract) => Ok(Progress::Underway(format!("{} {}", text(&contract, "name"), text(&contract, "state")))),
+        }
+    })
+    .await
+}
+
+/// The id of a thing that the API answered with.
+pub fn id_of(value: &Value) -> Outcome<String> {
+    let id = value.get("id").and_then(Value::as_str);
+    id.map(str::to_owned).ok_or_else(|| Failure::Failed("the server's answer has no id".into()))
+}
+
+fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+    value.get(key).and_then(Value::as_str).unwrap_or_default()
+}

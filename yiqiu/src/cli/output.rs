@@ -1,0 +1,188 @@
+//! How answers are printed: tables from a list of columns for each noun, or the JSON that came, as JSON or YAML.
+
+use std::io::Write;
+
+use comfy_table::{Table, presets};
+use serde_json::Value;
+use yiqiu_base::size;
+
+use super::{
+    failure::{Failure, Outcome},
+    time,
+};
+
+/// In which form answers are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Table,
+    /// For scripts.
+    Json,
+    /// For files.
+    Yaml,
+}
+
+/// How a value of a column is shown.
+#[derive(Debug, Clone, Copy)]
+pub enum As {
+    /// As it is: text, numbers, booleans; lists with commas.
+    Text,
+    /// Bytes in the largest unit.
+    Bytes,
+    /// Millicores as cores.
+    Cpu,
+    /// A `Size` in words.
+    Size,
+    /// A point in time.
+    Time,
+    /// Milliseconds as a span.
+    Span,
+    /// How many elements a list has.
+    Count,
+    /// Published ports: `127.0.0.1:32768->8080`.
+    Ports,
+}
+
+/// A column of a noun's table: its title, where its value is (JSON pointers, the first that is there), and how it is
+/// shown.
+#[derive(Debug, Clone, Copy)]
+pub struct Column(pub &'static str, pub &'static [&'static str], pub As);
+
+/// Prints one thing.
+pub fn one(format: Format, columns: &[Column], value: &Value) -> Outcome {
+    match format {
+        Format::Table => print(&rows(columns, std::slice::from_ref(value))),
+        Format::Json | Format::Yaml => document(format, value),
+    }
+}
+
+/// Prints a list. As JSON and YAML it is the bare list.
+pub fn list(format: Format, columns: &[Column], items: &[Value]) -> Outcome {
+    match format {
+        Format::Table if items.is_empty() => {
+            eprintln!("none");
+            Ok(())
+        }
+        Format::Table => print(&rows(columns, items)),
+        Format::Json | Format::Yaml => document(format, &Value::Array(items.to_vec())),
+    }
+}
+
+/// Prints a document whole. A table of an unknown shape is YAML: it reads best.
+pub fn document(format: Format, value: &Value) -> Outcome {
+    let text = match format {
+        Format::Json => serde_json::to_string_pretty(value).map(|text| text + "\n").map_err(|e| e.to_string()),
+        Format::Table | Format::Yaml => serde_norway::to_string(value).map_err(|e| e.to_string()),
+    };
+    print(&text.map_err(|error| Failure::Failed(format!("the answer cannot be shown: {error}")))?)
+}
+
+/// Writes to standard output. A reader that went away, such as `head`, is no failure.
+pub fn print(text: &str) -> Outcome {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::Failed(format!("standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Says on standard error what was done, where standard output has nothing to say.
+pub fn note(text: impl std::fmt::Display) {
+    eprintln!("{text}");
+}
+
+fn rows(columns: &[Column], items: &[Value]) -> String {
+    let titles: Vec<&str> = columns.iter().map(|column| column.0).collect();
+    grid(&titles, items.iter().map(|item| columns.iter().map(|column| cell(*column, item)).collect()))
+}
+
+/// Columns without borders, two spaces apart.
+pub fn grid(titles: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(titles.iter().copied()).add_rows(rows);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+}
+
+fn cell(Column(_, pointers, shape): Column, item: &Value) -> String {
+    let value = pointers.iter().find_map(|pointer| item.pointer(pointer)).unwrap_or(&Value::Null);
+    shown(shape, value)
+}
+
+/// A value as a cell; `-` for what is not there.
+pub fn shown(shape: As, value: &Value) -> String {
+    let number = |f: fn(i64) -> String| value.as_i64().map_or_else(|| plain(value), f);
+    match shape {
+        As::Text => plain(value),
+        As::Bytes => number(size::bytes_shown),
+        As::Cpu => number(size::thousandths),
+        As::Time => number(time::shown),
+        As::Span => number(time::span),
+        As::Count => value.as_array().map_or_else(|| plain(value), |list| list.len().to_string()),
+        As::Size => {
+            serde_json::from_value::<size::Size>(value.clone()).map_or_else(|_| plain(value), |s| s.to_string())
+        }
+        As::Ports => match value.as_array() {
+            Some(ports) if !ports.is_empty() => ports.iter().map(port).collect::<Vec<_>>().join(","),
+            _ => "-".into(),
+        },
+    }
+}
+
+fn port(port: &Value) -> String {
+    let number = |key: &str| port.get(key).and_then(Value::as_u64).unwrap_or(0);
+    let address = port.get("host_address").and_then(Value::as_str).filter(|a| !a.is_empty()).unwrap_or("127.0.0.1");
+    match number("host_port") {
+        0 => format!("{} (not published yet)", number("node_port")),
+        host => format!("{address}:{host}->{}", number("node_port")),
+    }
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::Null => "-".into(),
+        Value::String(text) if text.is_empty() => "-".into(),
+        // What a person sees on a terminal must not steer it.
+        Value::String(text) => text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect(),
+        Value::Bool(true) => "yes".into(),
+        Value::Bool(false) => "no".into(),
+        Value::Number(number) => number.to_string(),
+        Value::Array(list) if list.is_empty() => "-".into(),
+        Value::Array(list) => list.iter().map(plain).collect::<Vec<_>>().join(","),
+        Value::Object(_) => value.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cells() {
+        use serde_json::json;
+        for (shape, value, text) in [
+            (As::Text, json!("a\u{1b}[31m"), "a [31m"),
+            (As::Text, json!(null), "-"),
+            (As::Text, json!(["a", "b"]), "a,b"),
+            (As::Bytes, json!(64 << 20), "64 MiB"),
+            (As::Cpu, json!(100), "0.1"),
+            (As::Size, json!({"cpu_millicores": 1500, "memory_bytes": 1 << 30}), "1.5 cpu, 1 GiB memory"),
+            (As::Ports, json!([{"node_port": 80, "host_port": 32768, "host_address": ""}]), "127.0.0.1:32768->80"),
+            (As::Ports, json!([]), "-"),
+            (As::Count, json!([1, 2]), "2"),
+        ] {
+            assert_eq!(shown(shape, &value), text);
+        }
+    }
+
+    #[test]
+    fn a_table_has_its_columns_two_apart() {
+        let columns = [Column("NAME", &["/name"], As::Text), Column("CPU", &["/x/cpu", "/cpu"], As::Cpu)];
+        let items = [serde_json::json!({"name": "long-name", "cpu": 250}), serde_json::json!({"name": "b"})];
+        assert_eq!(rows(&columns, &items), "NAME       CPU\nlong-name  0.25\nb          -\n");
+    }
+}

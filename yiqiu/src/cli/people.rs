@@ -1,0 +1,240 @@
+//! `user`, `project`, `token`: who asks, in whose name.
+
+use std::{
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use super::{
+    Session,
+    client::Tier,
+    failure::{Failure, Outcome},
+    noun::Noun,
+    output::{self, As, Column, Format},
+    time,
+};
+
+const USER: Noun = Noun {
+    word: "user",
+    tier: Tier::Projects,
+    path: "users",
+    columns: &[
+        Column("NAME", &["/name"], As::Text),
+        Column("ROLE", &["/role"], As::Text),
+        Column("CREATED", &["/created_ms"], As::Time),
+        Column("ID", &["/id"], As::Text),
+    ],
+};
+
+const PROJECT: Noun = Noun {
+    word: "project",
+    tier: Tier::Projects,
+    path: "projects",
+    columns: &[
+        Column("NAME", &["/name"], As::Text),
+        Column("STATE", &["/state"], As::Text),
+        Column("CREATED", &["/created_ms"], As::Time),
+        Column("ID", &["/id"], As::Text),
+    ],
+};
+
+const MEMBER: &[Column] = &[Column("USER", &["/user", "/user_name", "/name"], As::Text)];
+
+const TOKEN: Noun = Noun {
+    word: "token",
+    tier: Tier::Projects,
+    path: "tokens",
+    columns: &[
+        Column("NAME", &["/name"], As::Text),
+        Column("USER", &["/user", "/user_name"], As::Text),
+        Column("ROLE", &["/role"], As::Text),
+        Column("PROJECT", &["/project", "/project_name"], As::Text),
+        Column("EXPIRES", &["/expires_ms"], As::Time),
+        Column("ID", &["/id"], As::Text),
+    ],
+};
+
+/// Verbs of `yiqiu user`.
+#[derive(Debug, Subcommand)]
+pub enum User {
+    /// Makes a user.
+    Create {
+        /// The name, unique.
+        name: String,
+        /// What the user may do: tenant, or ops for those who run the data centre.
+        #[arg(long, default_value = "tenant", value_parser = ["ops", "tenant"])]
+        role: String,
+    },
+    /// Lists the users.
+    List,
+    /// Shows one.
+    Get {
+        /// Name or id.
+        user: String,
+    },
+    /// Deletes one, with its tokens.
+    Delete {
+        /// Name or id.
+        user: String,
+    },
+}
+
+/// Verbs of `yiqiu project`.
+#[derive(Debug, Subcommand)]
+pub enum Project {
+    /// Makes a project: whom a bill is for.
+    Create {
+        /// Its name, unique.
+        name: String,
+    },
+    /// Lists the projects.
+    List,
+    /// Shows one.
+    Get {
+        /// Name or id.
+        project: String,
+    },
+    /// Deletes one that holds nothing any more.
+    Delete {
+        /// Name or id.
+        project: String,
+    },
+    /// Lets a user act for a project.
+    AddMember {
+        /// The project, by name or id.
+        project: String,
+        /// The user, by name or id.
+        user: String,
+    },
+    /// Ends that.
+    RemoveMember {
+        /// The project, by name or id.
+        project: String,
+        /// The user, by name or id.
+        user: String,
+    },
+    /// Lists who may act for a project.
+    Members {
+        /// The project, by name or id.
+        project: String,
+    },
+}
+
+/// Verbs of `yiqiu token`.
+#[derive(Debug, Subcommand)]
+pub enum Token {
+    /// Makes a token, and prints it: the only time that it is shown.
+    Create {
+        /// A name to tell it from others.
+        name: String,
+        /// Whose it is; your own if not said.
+        #[arg(long)]
+        user: Option<String>,
+        /// The project that it acts for.
+        #[arg(long)]
+        project: Option<String>,
+        /// How long it works, such as 30d.
+        #[arg(long, value_name = "SPAN", value_parser = time::parse_span)]
+        expires_in: Option<Duration>,
+        /// Write it to this new file, which only you can read, rather than print it.
+        #[arg(long, value_name = "FILE")]
+        save: Option<PathBuf>,
+    },
+    /// Lists tokens, without the secrets: nobody has them any more.
+    List,
+    /// Ends a token within seconds.
+    #[command(alias = "delete")]
+    Revoke {
+        /// Name or id.
+        token: String,
+    },
+}
+
+/// Carries out `yiqiu user …`.
+pub async fn user(session: &Session, verb: User) -> Outcome {
+    match verb {
+        User::Create { name, role } => USER.create(session, &json!({"name": name, "role": role})).await,
+        User::List => USER.list(session, &[]).await,
+        User::Get { user } => USER.get(session, &user).await,
+        User::Delete { user } => USER.delete(session, &user).await,
+    }
+}
+
+/// Carries out `yiqiu project …`.
+pub async fn project(session: &Session, verb: Project) -> Outcome {
+    match verb {
+        Project::Create { name } => PROJECT.create(session, &json!({"name": name})).await,
+        Project::List => PROJECT.list(session, &[]).await,
+        Project::Get { project } => PROJECT.get(session, &project).await,
+        Project::Delete { project } => PROJECT.delete(session, &project).await,
+        Project::AddMember { project, user } => {
+            let path = [PROJECT.path, &project, "members"];
+            session.client.post(PROJECT.tier, &path, &[], &json!({"user": user})).await?;
+            output::note(format_args!("{user} may act for {project}"));
+            Ok(())
+        }
+        Project::RemoveMember { project, user } => {
+            session.client.delete(PROJECT.tier, &[PROJECT.path, &project, "members", &user]).await?;
+            output::note(format_args!("{user} may no longer act for {project}"));
+            Ok(())
+        }
+        Project::Members { project } => {
+            let members = session.client.all(PROJECT.tier, &[PROJECT.path, &project, "members"], &[]).await?;
+            output::list(session.format, MEMBER, &members)
+        }
+    }
+}
+
+/// Carries out `yiqiu token …`.
+pub async fn token(session: &Session, verb: Token) -> Outcome {
+    match verb {
+        Token::Create { name, user, project, expires_in, save } => {
+            let mut body = json!({"name": name});
+            if let Some(user) = user {
+                body["user"] = json!(user);
+            }
+            if let Some(project) = project {
+                body["project"] = json!(project);
+            }
+            if let Some(span) = expires_in {
+                body["expires_ms"] = json!(session.now_ms() + i64::try_from(span.as_millis()).unwrap_or(i64::MAX / 2));
+            }
+            let made = session.client.post(TOKEN.tier, &[TOKEN.path], &[], &body).await?;
+            made_token(session, made, save.as_deref())
+        }
+        Token::List => TOKEN.list(session, &[]).await,
+        Token::Revoke { token } => TOKEN.delete(session, &token).await,
+    }
+}
+
+/// Prints the secret alone on standard output, so that it can be piped, or puts it into a file.
+fn made_token(session: &Session, mut made: Value, save: Option<&Path>) -> Outcome {
+    let missing = || Failure::Failed("the server made the token, but did not send it".into());
+    let secret = ["token", "secret"].iter().find_map(|key| made.get(*key)?.as_str().map(|s| (*key, s.to_owned())));
+    let (key, secret) = secret.ok_or_else(missing)?;
+    if let Some(path) = save {
+        write_private(path, &format!("{secret}\n"))
+            .map_err(|error| Failure::Failed(format!("{}: {error}; revoke the token", path.display())))?;
+        if let Some(object) = made.as_object_mut() {
+            object.remove(key);
+        }
+        return TOKEN.show(session, made.get("info").unwrap_or(&made));
+    }
+    if session.format != Format::Table {
+        return output::document(session.format, &made);
+    }
+    output::note("the token is shown only now");
+    output::print(&format!("{secret}\n"))
+}
+
+/// Writes a new file that only its owner can read. An existing one stays as it is.
+pub fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}

@@ -1,0 +1,149 @@
+//! `region`, `zone`, `rack`: where hosts stand.
+
+use clap::Subcommand;
+use serde_json::json;
+
+use super::{
+    Session,
+    client::Tier,
+    failure::Outcome,
+    noun::Noun,
+    output::{As, Column},
+};
+
+const REGION: Noun = Noun {
+    word: "region",
+    tier: Tier::Resources,
+    path: "regions",
+    columns: &[Column("NAME", &["/name"], As::Text), Column("ID", &["/id"], As::Text)],
+};
+
+const ZONE: Noun = Noun {
+    word: "zone",
+    tier: Tier::Resources,
+    path: "zones",
+    columns: &[
+        Column("NAME", &["/name"], As::Text),
+        Column("REGION", &["/region/name", "/region_name", "/region"], As::Text),
+        Column("ID", &["/id"], As::Text),
+    ],
+};
+
+const RACK: Noun = Noun {
+    word: "rack",
+    tier: Tier::Resources,
+    path: "racks",
+    columns: &[
+        Column("NAME", &["/name"], As::Text),
+        Column("ZONE", &["/zone/name", "/zone_name", "/zone"], As::Text),
+        Column("UNITS", &["/units"], As::Text),
+        Column("ID", &["/id"], As::Text),
+    ],
+};
+
+/// Verbs of `yiqiu region`.
+#[derive(Debug, Subcommand)]
+pub enum Region {
+    /// Makes a region.
+    Create {
+        /// Its name, unique.
+        name: String,
+    },
+    /// Lists the regions.
+    List,
+    /// Shows one.
+    Get {
+        /// Name or id.
+        region: String,
+    },
+    /// Deletes one that has no zone.
+    Delete {
+        /// Name or id.
+        region: String,
+    },
+}
+
+/// Verbs of `yiqiu zone`.
+#[derive(Debug, Subcommand)]
+pub enum Zone {
+    /// Makes a zone of a region.
+    Create {
+        /// Its name, unique.
+        name: String,
+        /// The region, by name or id.
+        #[arg(long)]
+        region: String,
+    },
+    /// Lists the zones.
+    List,
+    /// Shows one.
+    Get {
+        /// Name or id.
+        zone: String,
+    },
+    /// Deletes one that has no rack.
+    Delete {
+        /// Name or id.
+        zone: String,
+    },
+}
+
+/// Verbs of `yiqiu rack`.
+#[derive(Debug, Subcommand)]
+pub enum Rack {
+    /// Makes a rack of a zone.
+    Create {
+        /// Its name, unique.
+        name: String,
+        /// The zone, by name or id.
+        #[arg(long)]
+        zone: String,
+        /// How many units it has, counted from 1 at the bottom.
+        #[arg(long, default_value_t = 42)]
+        units: u32,
+    },
+    /// Lists the racks.
+    List,
+    /// Shows one.
+    Get {
+        /// Name or id.
+        rack: String,
+    },
+    /// Deletes one that has no host.
+    Delete {
+        /// Name or id.
+        rack: String,
+    },
+}
+
+/// Carries out `yiqiu region …`.
+pub async fn region(session: &Session, verb: Region) -> Outcome {
+    match verb {
+        Region::Create { name } => REGION.create(session, &json!({"name": name})).await,
+        Region::List => REGION.list(session, &[]).await,
+        Region::Get { region } => REGION.get(session, &region).await,
+        Region::Delete { region } => REGION.delete(session, &region).await,
+    }
+}
+
+/// Carries out `yiqiu zone …`.
+pub async fn zone(session: &Session, verb: Zone) -> Outcome {
+    match verb {
+        Zone::Create { name, region } => ZONE.create(session, &json!({"name": name, "region": region})).await,
+        Zone::List => ZONE.list(session, &[]).await,
+        Zone::Get { zone } => ZONE.get(session, &zone).await,
+        Zone::Delete { zone } => ZONE.delete(session, &zone).await,
+    }
+}
+
+/// Carries out `yiqiu rack …`.
+pub async fn rack(session: &Session, verb: Rack) -> Outcome {
+    match verb {
+        Rack::Create { name, zone, units } => {
+            RACK.create(session, &json!({"name": name, "zone": zone, "units": units})).await
+        }
+        Rack::List => RACK.list(session, &[]).await,
+        Rack::Get { rack } => RACK.get(session, &rack).await,
+        Rack::Delete { rack } => RACK.delete(session, &rack).await,
+    }
+}
