@@ -8,11 +8,28 @@ use tonic::{
     body::Body,
     transport::{Channel, Endpoint},
 };
-use tower::{BoxError, Service, ServiceExt, util::BoxCloneSyncService};
+use tower::{Service, ServiceExt, util::BoxCloneSyncService};
 use yiqiu_base::Problem;
 
 /// What a generated client is made over: `ResourcesClient::new(link)`.
-pub type Link = BoxCloneSyncService<Request<Body>, Response<Body>, BoxError>;
+pub type Link = BoxCloneSyncService<Request<Body>, Response<Body>, LinkError>;
+
+/// Why a link did not carry a call. A type of its own: over a `BoxError` the compiler cannot prove the future of a call
+/// `Send`, and no task that makes one could be spawned.
+#[derive(Debug)]
+pub struct LinkError(tonic::transport::Error);
+
+impl std::fmt::Display for LinkError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the link to a tier is broken")
+    }
+}
+
+impl std::error::Error for LinkError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0)
+    }
+}
 
 /// The largest message between tiers, in bytes.
 pub const MESSAGE_MOST: usize = 64 << 20;
@@ -35,5 +52,5 @@ pub fn remote(url: &str) -> Result<Link, Problem> {
         .keep_alive_timeout(Duration::from_secs(10))
         .keep_alive_while_idle(true)
         .connect_lazy();
-    Ok(BoxCloneSyncService::new(ServiceExt::<Request<Body>>::map_err(channel, BoxError::from)))
+    Ok(BoxCloneSyncService::new(ServiceExt::<Request<Body>>::map_err(channel, LinkError)))
 }
