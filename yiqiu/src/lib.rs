@@ -6,3 +6,7 @@
 //! *Does not*: hold any logic of a tier.
 
 pub mod cli;
+pub mod exchange;
+pub mod keys;
+pub mod openapi;
+pub mod server;

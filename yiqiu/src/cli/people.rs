@@ -218,7 +218,7 @@ fn made_token(session: &Session, mut made: Value, save: Option<&Path>) -> Outcom
     let secret = ["token", "secret"].iter().find_map(|key| made.get(*key)?.as_str().map(|s| (*key, s.to_owned())));
     let (key, secret) = secret.ok_or_else(missing)?;
     if let Some(path) = save {
-        write_private(path, &format!("{secret}\n"))
+        write_private(path, format!("{secret}\n"))
             .map_err(|error| Failure::Failed(format!("{}: {error}; revoke the token", path.display())))?;
         if let Some(object) = made.as_object_mut() {
             object.remove(key);
@@ -233,8 +233,8 @@ fn made_token(session: &Session, mut made: Value, save: Option<&Path>) -> Outcom
 }
 
 /// Writes a new file that only its owner can read. An existing one stays as it is.
-pub fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
+pub fn write_private(path: &Path, bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
     let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(text.as_bytes())?;
+    file.write_all(bytes.as_ref())?;
     file.sync_all()
 }
