@@ -6,8 +6,8 @@
 use std::{ops::Deref, str::FromStr, time::Duration};
 
 use sea_orm::{
-    ConnectOptions, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, RuntimeErr, SqlErr,
-    SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait,
+    ConnectOptions, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, IsolationLevel,
+    RuntimeErr, SqlErr, SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait,
 };
 use tokio::sync::watch;
 
@@ -62,6 +62,15 @@ impl Database {
         };
         let inner = self.write.begin_with_options(options).await?;
         Ok(Transaction { inner, events: Vec::new(), head: self.head.clone() })
+    }
+
+    /// One unchanging view of what is committed, for checks over many tables. It holds no lock; drop it to end it.
+    pub async fn snapshot(&self) -> Result<DatabaseTransaction, DbErr> {
+        let isolation_level = match self.backend() {
+            DbBackend::Postgres => Some(IsolationLevel::RepeatableRead),
+            _ => None, // a reader in WAL mode sees one snapshot anyway
+        };
+        self.read.begin_with_options(TransactionOptions { isolation_level, ..TransactionOptions::default() }).await
     }
 
     /// Whether it answers.
@@ -183,6 +192,38 @@ pub fn problem(error: DbErr) -> Problem {
         }
         _ => Problem::internal(without_password(&text)),
     }
+}
+
+impl From<DbErr> for Problem {
+    fn from(error: DbErr) -> Self {
+        problem(error)
+    }
+}
+
+/// Inserts rows into `table(columns)` with as few statements as parameters allow. Rows have a value for each column.
+pub async fn insert_rows(
+    connection: &impl ConnectionTrait,
+    table: &str,
+    columns: &[&str],
+    rows: Vec<Vec<sea_orm::Value>>,
+) -> Result<(), DbErr> {
+    // SQLite takes 32,766 parameters a statement, PostgreSQL 65,535.
+    let most = 30_000 / columns.len().max(1);
+    let row_places = format!("({})", vec!["?"; columns.len()].join(", "));
+    let mut rows = rows.into_iter().peekable();
+    while rows.peek().is_some() {
+        let chunk: Vec<_> = rows.by_ref().take(most).collect();
+        let places = vec![row_places.as_str(); chunk.len()].join(", ");
+        let text = format!("INSERT INTO {table} ({}) VALUES {places}", columns.join(", "));
+        let values = chunk.into_iter().flatten();
+        connection.execute_raw(sql(connection.get_database_backend(), &text, values)).await?;
+    }
+    Ok(())
+}
+
+/// `?, ?, …` for an `IN (…)` list.
+pub fn places(count: usize) -> String {
+    vec!["?"; count].join(", ")
 }
 
 /// Whether a statement failed because there is already such a row.

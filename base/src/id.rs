@@ -25,7 +25,13 @@ pub trait Kind: 'static {
 macro_rules! kinds {
     ($($(#[$doc:meta])* $name:ident = $noun:literal;)*) => {
         $($(#[$doc])* #[derive(Debug)] pub enum $name {}
-        impl Kind for $name { const NOUN: &'static str = $noun; })*
+        impl Kind for $name { const NOUN: &'static str = $noun; }
+        impl utoipa::__dev::ComposeSchema for $name {
+            fn compose(_: Vec<utoipa::openapi::RefOr<utoipa::openapi::Schema>>) -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+                utoipa::openapi::ObjectBuilder::new().into()
+            }
+        }
+        impl utoipa::ToSchema for $name {})*
     };
 }
 
@@ -149,12 +155,20 @@ impl<'de, K> Deserialize<'de> for Id<K> {
         Uuid::deserialize(deserializer).map(Self::from)
     }
 }
-impl<K> utoipa::PartialSchema for Id<K> {
-    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+// In the API description every id is a string of format `uuid`. The hidden trait is what derived types implement too;
+// there is no other way to describe a generic type that is not an object.
+impl<K> utoipa::__dev::ComposeSchema for Id<K> {
+    fn compose(
+        _: Vec<utoipa::openapi::RefOr<utoipa::openapi::Schema>>,
+    ) -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
         utoipa::openapi::ObjectBuilder::new()
             .schema_type(utoipa::openapi::schema::Type::String)
             .format(Some(utoipa::openapi::SchemaFormat::Custom("uuid".into())))
             .into()
     }
 }
-impl<K: Kind> utoipa::ToSchema for Id<K> {}
+impl<K: Kind> utoipa::ToSchema for Id<K> {
+    fn name() -> std::borrow::Cow<'static, str> {
+        std::borrow::Cow::Borrowed("Id")
+    }
+}

@@ -3,7 +3,7 @@
 //! Table (made by each tier's migrations): `idempotency(scope, key, digest, result, at_ms)`, unique by (scope, key).
 //! The scope is who asked and for what kind of thing, so that one caller's keys never meet another's.
 
-use sea_orm::{ConnectionTrait, DbErr};
+use sea_orm::{ConnectionTrait, DbErr, Value};
 use sha2::{Digest, Sha256};
 
 use crate::{Code, Problem, clock::Ms, database::sql, secret::hex};
@@ -81,21 +81,58 @@ pub async fn kept(connection: &impl ConnectionTrait, keys: &[&Key]) -> Result<Ve
         .collect()
 }
 
+/// Keeps results under their keys where the keys are new, in one statement; returns which were, in the order given.
+/// What a key that is not new holds, [`kept`] tells.
+pub async fn keep_new(
+    connection: &impl ConnectionTrait,
+    results: &[(&Key, String)],
+    now: Ms,
+) -> Result<Vec<bool>, DbErr> {
+    if results.is_empty() {
+        return Ok(Vec::new());
+    }
+    let places = vec!["(?, ?, ?, ?, ?)"; results.len()].join(", ");
+    let text = format!(
+        "INSERT INTO idempotency (scope, key, digest, result, at_ms) VALUES {places} \
+         ON CONFLICT DO NOTHING RETURNING scope, key"
+    );
+    let rows = connection.query_all_raw(sql(connection.get_database_backend(), &text, values(results, now))).await?;
+    let mut new = std::collections::HashSet::with_capacity(rows.len());
+    for row in rows {
+        let scope: String = row.try_get("", "scope")?;
+        let key: String = row.try_get("", "key")?;
+        new.insert((scope, key));
+    }
+    // A key twice in one call is new once: `remove` tells the first from the others.
+    Ok(results.iter().map(|(k, _)| new.remove(&(k.scope.clone(), k.key.clone()))).collect())
+}
+
+/// Forgets a key whose request was refused after all.
+pub async fn forget(connection: &impl ConnectionTrait, key: &Key) -> Result<(), DbErr> {
+    let text = "DELETE FROM idempotency WHERE scope = ? AND key = ?";
+    let values = [key.scope.as_str().into(), key.key.as_str().into()];
+    connection.execute_raw(sql(connection.get_database_backend(), text, values)).await?;
+    Ok(())
+}
+
 /// Keeps results under their keys. A key that is kept already fails the transaction: ask [`kept`] first.
 pub async fn keep(connection: &impl ConnectionTrait, results: &[(&Key, String)], now: Ms) -> Result<(), DbErr> {
     if results.is_empty() {
         return Ok(());
     }
     let places = vec!["(?, ?, ?, ?, ?)"; results.len()].join(", ");
-    let values = results.iter().flat_map(|(k, result)| {
-        [k.scope.as_str().into(), k.key.as_str().into(), k.digest.as_str().into(), result.as_str().into(), now.into()]
-    });
     connection
         .execute_raw(sql(
             connection.get_database_backend(),
             &format!("INSERT INTO idempotency (scope, key, digest, result, at_ms) VALUES {places}"),
-            values,
+            values(results, now),
         ))
         .await?;
     Ok(())
+}
+
+fn values<'a>(results: &'a [(&'a Key, String)], now: Ms) -> impl Iterator<Item = Value> + 'a {
+    results.iter().flat_map(move |(k, result)| {
+        [k.scope.as_str().into(), k.key.as_str().into(), k.digest.as_str().into(), result.as_str().into(), now.into()]
+    })
 }

@@ -1,6 +1,6 @@
-//! The tables of Resources.
+//! The tables of Resources. Sizes are four columns each: `*_cpu` millicores, `*_memory` and `*_disk` bytes, `*_iops`.
 
-use sea_orm_migration::{prelude::*, schema::*};
+use sea_orm_migration::{prelude::*, schema::*, sea_orm::ConnectionTrait};
 
 use crate::shared;
 
@@ -29,10 +29,253 @@ impl MigrationName for First {
 #[async_trait::async_trait]
 impl MigrationTrait for First {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        shared::up(manager).await
+        shared::up(manager).await?;
+        places(manager).await?;
+        hosts(manager).await?;
+        contracts(manager).await?;
+        meters(manager).await
     }
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let tables = [
+            "usage_counter",
+            "segment",
+            "command",
+            "node",
+            "claim",
+            "line",
+            "rcontract",
+            "image",
+            "join_token",
+            "host",
+            "rack",
+            "zone",
+            "region",
+        ];
+        shared::drop_tables(manager, &tables).await?;
         shared::down(manager).await
     }
+}
+
+/// A table whose rows people name: id, unique name, generation, time of creation.
+fn named(table: &'static str) -> TableCreateStatement {
+    Table::create()
+        .table(table)
+        .col(uuid("id").primary_key())
+        .col(text("name").unique_key())
+        .col(big_integer("generation"))
+        .col(big_integer("created_ms"))
+        .to_owned()
+}
+
+fn size(table: &mut TableCreateStatement, prefix: &str) {
+    for dimension in ["cpu", "memory", "disk", "iops"] {
+        let column = if prefix.is_empty() { dimension.to_owned() } else { format!("{prefix}_{dimension}") };
+        table.col(big_integer(Alias::new(column)));
+    }
+}
+
+fn reference(from: &'static str, column: &'static str, to: &'static str) -> ForeignKeyCreateStatement {
+    ForeignKey::create().from(from, column).to(to, "id").on_delete(ForeignKeyAction::Restrict).to_owned()
+}
+
+async fn places(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
+    manager.create_table(named("region")).await?;
+    manager
+        .create_table(
+            named("zone").col(uuid("region_id")).foreign_key(&mut reference("zone", "region_id", "region")).to_owned(),
+        )
+        .await?;
+    manager
+        .create_table(
+            named("rack")
+                .col(uuid("zone_id"))
+                .col(big_integer("units"))
+                .foreign_key(&mut reference("rack", "zone_id", "zone"))
+                .to_owned(),
+        )
+        .await
+}
+
+async fn hosts(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
+    let mut host = named("host");
+    host.col(uuid_null("rack_id"))
+        .col(big_integer_null("unit"))
+        .col(text_null("node_type"))
+        .col(text("state"))
+        .col(big_integer("clock_mhz"))
+        .col(boolean("capacity_fixed"));
+    for prefix in ["capacity", "overhead", "node_overhead", "used"] {
+        size(&mut host, prefix);
+    }
+    host.col(big_integer("nodes"))
+        .col(text_null("credential_hash"))
+        .col(text("boot_id"))
+        .col(text("drivers"))
+        .col(big_integer("last_seen_ms"))
+        .foreign_key(&mut reference("host", "rack_id", "rack"))
+        .check(Expr::col("used_cpu").gte(0))
+        .check(Expr::col("used_memory").gte(0))
+        .check(Expr::col("nodes").gte(0));
+    manager.create_table(host).await?;
+    manager
+        .create_index(Index::create().name("host_place").table("host").col("rack_id").col("unit").unique().to_owned())
+        .await?;
+    manager
+        .create_table(
+            Table::create()
+                .table("join_token")
+                .col(text("hash").primary_key())
+                .col(uuid("host_id"))
+                .col(big_integer("expires_ms"))
+                .col(big_integer_null("used_ms"))
+                .foreign_key(
+                    ForeignKey::create()
+                        .from("join_token", "host_id")
+                        .to("host", "id")
+                        .on_delete(ForeignKeyAction::Cascade),
+                )
+                .to_owned(),
+        )
+        .await?;
+    manager
+        .create_table(
+            Table::create()
+                .table("image")
+                .col(uuid("id").primary_key())
+                .col(text("name"))
+                .col(text("owner"))
+                .col(text("sha256"))
+                .col(big_integer("bytes"))
+                .col(text("state"))
+                .col(big_integer("generation"))
+                .col(big_integer("created_ms"))
+                .index(Index::create().unique().name("image_name").col("owner").col("name"))
+                .to_owned(),
+        )
+        .await
+}
+
+async fn contracts(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
+    manager
+        .create_table(
+            Table::create()
+                .table("rcontract")
+                .col(uuid("id").primary_key())
+                .col(text("name"))
+                .col(text("owner"))
+                .col(text("state"))
+                .col(big_integer("lines"))
+                .col(big_integer("generation"))
+                .col(big_integer("created_ms"))
+                .col(text("created_by"))
+                .col(big_integer_null("released_ms"))
+                .to_owned(),
+        )
+        .await?;
+    // A name is taken until its contract is released. (The schema builder has no partial index.)
+    let connection = manager.get_connection();
+    connection
+        .execute_unprepared("CREATE UNIQUE INDEX rcontract_name ON rcontract (owner, name) WHERE state <> 'released'")
+        .await?;
+
+    let mut line = Table::create()
+        .table("line")
+        .col(uuid("id").primary_key())
+        .col(uuid("rcontract_id"))
+        .col(uuid("host_id"))
+        .col(text("name"))
+        .foreign_key(&mut reference("line", "rcontract_id", "rcontract"))
+        .to_owned();
+    size(&mut line, "");
+    manager.create_table(line).await?;
+    manager.create_index(Index::create().name("line_rcontract").table("line").col("rcontract_id").to_owned()).await?;
+
+    let mut claim = Table::create()
+        .table("claim")
+        .col(uuid("line_id").primary_key())
+        .col(uuid("host_id"))
+        .foreign_key(&mut reference("claim", "line_id", "line"))
+        .foreign_key(&mut reference("claim", "host_id", "host"))
+        .to_owned();
+    size(&mut claim, "");
+    manager.create_table(claim).await?;
+    manager.create_index(Index::create().name("claim_host").table("claim").col("host_id").to_owned()).await?;
+
+    manager
+        .create_table(
+            Table::create()
+                .table("node")
+                .col(uuid("id").primary_key())
+                .col(uuid("line_id").unique_key())
+                .col(uuid("rcontract_id"))
+                .col(uuid("host_id"))
+                .col(uuid_null("image_id"))
+                .col(text("owner"))
+                .col(text("name"))
+                .col(text("spec"))
+                .col(text("power"))
+                .col(big_integer("generation"))
+                .col(text("state"))
+                .col(big_integer("carried"))
+                .col(big_integer("boot"))
+                .col(text("detail"))
+                .col(text("ports"))
+                .col(boolean("removed"))
+                .col(big_integer("revision"))
+                .col(text("request_id"))
+                .col(big_integer("changed_ms"))
+                .foreign_key(&mut reference("node", "image_id", "image"))
+                .to_owned(),
+        )
+        .await?;
+    for (name, column) in [("node_host", "host_id"), ("node_rcontract", "rcontract_id"), ("node_image", "image_id")] {
+        manager.create_index(Index::create().name(name).table("node").col(column).to_owned()).await?;
+    }
+    manager
+        .create_table(
+            Table::create()
+                .table("command")
+                .col(text("id").primary_key())
+                .col(uuid("node_id"))
+                .col(text("power"))
+                .col(big_integer("generation"))
+                .col(big_integer("at_ms"))
+                .to_owned(),
+        )
+        .await
+}
+
+async fn meters(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
+    let mut segment = Table::create()
+        .table("segment")
+        .col(uuid("line_id"))
+        .col(big_integer("ordinal"))
+        .col(big_integer("from_ms"))
+        .col(big_integer_null("to_ms"))
+        .col(text("power"))
+        .primary_key(Index::create().col("line_id").col("ordinal"))
+        .to_owned();
+    size(&mut segment, "");
+    manager.create_table(segment).await?;
+    let connection = manager.get_connection();
+    connection.execute_unprepared("CREATE UNIQUE INDEX segment_open ON segment (line_id) WHERE to_ms IS NULL").await?;
+    manager
+        .create_table(
+            Table::create()
+                .table("usage_counter")
+                .col(uuid("line_id"))
+                .col(big_integer("boot"))
+                .col(big_integer("seq"))
+                .col(big_integer("at_ms"))
+                .col(big_integer("cpu_ns"))
+                .col(big_integer("memory_byte_ms"))
+                .col(big_integer("net_rx_bytes"))
+                .col(big_integer("net_tx_bytes"))
+                .col(big_integer("block_read_bytes"))
+                .col(big_integer("block_write_bytes"))
+                .primary_key(Index::create().col("line_id").col("boot"))
+                .to_owned(),
+        )
+        .await
 }

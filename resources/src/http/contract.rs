@@ -1,0 +1,148 @@
+//! RContracts.
+
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
+use yiqiu_base::{
+    Id, Power, Principal, Problem, Size,
+    http::{Body, IdempotencyKey, Page, Paging, Params, Tagged},
+    id::{Line, RContract},
+};
+
+use super::view::ContractView;
+use crate::{
+    model::{ContractModel, Port, Variable},
+    service::{LineRequest, Service},
+};
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewContract {
+    /// Minted by the caller; asking again with it is the same as asking once.
+    id: Option<Id<RContract>>,
+    /// 1 to 63 of a-z, 0-9 and -.
+    name: String,
+    /// All of them are claimed, or none.
+    lines: Vec<NewLine>,
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewLine {
+    /// Minted by the caller.
+    id: Option<Id<Line>>,
+    /// Unique in the contract.
+    name: String,
+    /// The host, by name or id.
+    host: String,
+    /// The image, by name or id; a container needs one.
+    image: Option<String>,
+    /// What to run; left out: what the image says.
+    #[serde(default)]
+    command: Vec<String>,
+    #[serde(default)]
+    environment: Vec<Variable>,
+    #[serde(default)]
+    ports: Vec<Port>,
+    /// How much of the host; left out: the whole of a host cut as `bm`.
+    size: Option<Size>,
+    /// `on` (if left out) or `off`.
+    power: Option<Power>,
+}
+
+/// Whether to claim.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct DryRun {
+    /// Say what would be decided, and claim nothing.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// Which contracts to list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ContractQuery {
+    /// `next` of the page before.
+    cursor: Option<String>,
+    /// At most so many.
+    limit: Option<u32>,
+    /// Also those that hold nothing any more.
+    #[serde(default)]
+    released: bool,
+}
+
+/// Claim nodes on named hosts
+///
+/// Every line or none. When this answers, the claim is on disk.
+#[utoipa::path(post, path = "/v1/rcontracts", tag = "resources", request_body = NewContract, params(DryRun),
+    responses((status = 201, body = ContractView), (status = 204, description = "dry run: it would be claimed"),
+        (status = "4XX", body = Problem)))]
+pub(super) async fn create(
+    State(service): State<Service>,
+    who: Principal,
+    key: IdempotencyKey,
+    Params(query): Params<DryRun>,
+    Body(new): Body<NewContract>,
+) -> Result<Response, Problem> {
+    let lines: Vec<LineRequest> = new.lines.into_iter().map(LineRequest::from).collect();
+    if query.dry_run {
+        service.contract_dry_run(&who, &new.name, &lines).await?;
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    let made = service.contract_create(&who, new.id, &new.name, &lines, key.0.as_deref()).await?;
+    let (generation, view) = ContractView::of(made);
+    Ok(Tagged(StatusCode::CREATED, generation, view).into_response())
+}
+
+impl From<NewLine> for LineRequest {
+    fn from(line: NewLine) -> Self {
+        let NewLine { id, name, host, image, command, environment, ports, size, power } = line;
+        Self { id, name, host, image, command, environment, ports, size, power }
+    }
+}
+
+/// List contracts
+#[utoipa::path(get, path = "/v1/rcontracts", tag = "resources", params(ContractQuery),
+    responses((status = 200, body = Page<ContractModel>), (status = "4XX", body = Problem)))]
+pub(super) async fn list(
+    State(service): State<Service>,
+    who: Principal,
+    Params(query): Params<ContractQuery>,
+) -> Result<Json<Page<ContractModel>>, Problem> {
+    let ContractQuery { cursor, limit, released } = query;
+    service.contract_list(&who, &Paging { cursor, limit }, None, released).await.map(Json)
+}
+
+/// Show a contract with its nodes
+#[utoipa::path(get, path = "/v1/rcontracts/{rcontract}", tag = "resources",
+    params(("rcontract", description = "name or id")),
+    responses((status = 200, body = ContractView), (status = "4XX", body = Problem)))]
+pub(super) async fn get(
+    State(service): State<Service>,
+    who: Principal,
+    Path(contract): Path<String>,
+) -> Result<Tagged<ContractView>, Problem> {
+    let (generation, view) = ContractView::of(service.contract_get(&who, &contract).await?);
+    Ok(Tagged(StatusCode::OK, generation, view))
+}
+
+/// Release a contract
+///
+/// Its nodes are stopped and removed; each claim ends when its node is verified gone.
+#[utoipa::path(delete, path = "/v1/rcontracts/{rcontract}", tag = "resources",
+    params(("rcontract", description = "name or id")),
+    responses((status = 202, body = ContractModel), (status = "4XX", body = Problem)))]
+pub(super) async fn release(
+    State(service): State<Service>,
+    who: Principal,
+    Path(contract): Path<String>,
+) -> Result<Tagged<ContractModel>, Problem> {
+    let contract = service.contract_release(&who, &contract).await?;
+    Ok(Tagged(StatusCode::ACCEPTED, contract.generation, contract))
+}

@@ -1,0 +1,81 @@
+//! Nodes.
+
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::StatusCode,
+};
+use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
+use yiqiu_base::{
+    Id, Power, Principal, Problem,
+    http::{Body, IfMatch, Page, Paging, Params, Tagged},
+    id::{Command, Node},
+};
+
+use super::view::NodeView;
+use crate::service::Service;
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PowerWish {
+    /// `on` or `off`.
+    power: Power,
+    /// Minted by the caller: the same id again changes nothing.
+    command_id: Option<Id<Command>>,
+}
+
+/// Which nodes to list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct NodeQuery {
+    /// Only on this host, by name or id (ops).
+    host: Option<String>,
+    /// `next` of the page before.
+    cursor: Option<String>,
+    /// At most so many.
+    limit: Option<u32>,
+}
+
+/// List nodes
+#[utoipa::path(get, path = "/v1/nodes", tag = "resources", params(NodeQuery),
+    responses((status = 200, body = Page<NodeView>), (status = "4XX", body = Problem)))]
+pub(super) async fn list(
+    State(service): State<Service>,
+    who: Principal,
+    Params(query): Params<NodeQuery>,
+) -> Result<Json<Page<NodeView>>, Problem> {
+    let NodeQuery { host, cursor, limit } = query;
+    let page = service.node_list(&who, host.as_deref(), &Paging { cursor, limit }).await?;
+    Ok(Json(page.map(NodeView::from)))
+}
+
+/// Show a node
+#[utoipa::path(get, path = "/v1/nodes/{node}", tag = "resources", params(("node", description = "id")),
+    responses((status = 200, body = NodeView), (status = "4XX", body = Problem)))]
+pub(super) async fn get(
+    State(service): State<Service>,
+    who: Principal,
+    Path(node): Path<String>,
+) -> Result<Tagged<NodeView>, Problem> {
+    let node = service.node_get(&who, Id::<Node>::parse(&node)?).await?;
+    Ok(Tagged(StatusCode::OK, node.generation, node.into()))
+}
+
+/// Switch a node on or off
+///
+/// On is carried out once: a node that dies later stays `failed` until the next request.
+#[utoipa::path(post, path = "/v1/nodes/{node}/power", tag = "resources", request_body = PowerWish,
+    params(("node", description = "id"), ("If-Match" = Option<String>, Header, description = "generation")),
+    responses((status = 202, body = NodeView), (status = "4XX", body = Problem)))]
+pub(super) async fn power(
+    State(service): State<Service>,
+    who: Principal,
+    Path(node): Path<String>,
+    seen: Option<IfMatch>,
+    Body(wish): Body<PowerWish>,
+) -> Result<Tagged<NodeView>, Problem> {
+    let id = Id::<Node>::parse(&node)?;
+    let node = service.node_power(&who, id, wish.power, wish.command_id, seen.map(|s| s.0)).await?;
+    Ok(Tagged(StatusCode::ACCEPTED, node.generation, node.into()))
+}

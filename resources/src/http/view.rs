@@ -1,0 +1,186 @@
+//! What people see of hosts, contracts and nodes. Conversions name every field, so that a new one breaks here.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+use yiqiu_base::{
+    Id, NodeState, NodeType, Power, Size,
+    id::{Host, Line, Node, RContract},
+};
+
+use crate::{
+    model::{Area, ContractModel, DriverStatus, HostModel, HostState, NodeModel, NodeSpec, Port},
+    service::host::Places,
+};
+
+/// A host with what is free on it.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Host)]
+pub(super) struct HostView {
+    id: Id<Host>,
+    name: String,
+    /// Its rack by name; nothing until it is placed.
+    rack: Option<String>,
+    /// Its unit in the rack.
+    unit: Option<i64>,
+    zone: Option<String>,
+    region: Option<String>,
+    node_type: Option<NodeType>,
+    state: HostState,
+    clock_mhz: i64,
+    capacity: Size,
+    /// What its cut costs with no node on it.
+    overhead: Size,
+    /// What each node costs beside its own size.
+    overhead_per_node: Size,
+    /// What claims and the overhead of their nodes hold.
+    used: Size,
+    /// What is left of capacity less overhead and use; negative where the host is short.
+    free: Size,
+    nodes: i64,
+    drivers: Vec<DriverStatus>,
+    /// Why nothing can be claimed here now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refuses: Option<String>,
+    last_seen_ms: i64,
+    generation: i64,
+    created_ms: i64,
+}
+
+impl HostView {
+    pub(super) fn of(host: HostModel, places: &Places) -> Self {
+        let (free, refuses) = (host.free(), host.refuses());
+        let HostModel {
+            id,
+            name,
+            area,
+            node_type,
+            state,
+            clock_mhz,
+            capacity_fixed: _,
+            capacity,
+            overhead,
+            node_overhead,
+            used,
+            nodes,
+            drivers,
+            last_seen_ms,
+            generation,
+            created_ms,
+        } = host;
+        let place = area.and_then(|Area { rack_id, unit: _ }| places.get(&rack_id)).cloned().unwrap_or_default();
+        let named = |(name, _): (String, String)| Some(name).filter(|n| !n.is_empty());
+        Self {
+            id,
+            name,
+            rack: named(place.rack),
+            unit: area.map(|a| a.unit),
+            zone: named(place.zone),
+            region: named(place.region),
+            node_type,
+            state,
+            clock_mhz,
+            capacity,
+            overhead,
+            overhead_per_node: node_overhead,
+            used,
+            free,
+            nodes,
+            drivers,
+            refuses,
+            last_seen_ms,
+            generation,
+            created_ms,
+        }
+    }
+}
+
+/// A node with what is wished of it (preset) and what is seen of it (actual).
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Node)]
+pub(super) struct NodeView {
+    id: Id<Node>,
+    line_id: Id<Line>,
+    rcontract_id: Id<RContract>,
+    host_id: Id<Host>,
+    host: String,
+    owner: String,
+    name: String,
+    spec: NodeSpec,
+    /// Wished.
+    power: Power,
+    /// Grows with each power request.
+    generation: i64,
+    /// Seen.
+    state: NodeState,
+    /// The newest generation that the host carried out.
+    carried: i64,
+    /// How often it was started.
+    boot: i64,
+    /// Why it failed, or how far it is.
+    detail: String,
+    /// Ports as published.
+    ports: Vec<Port>,
+    /// Its contract is being released.
+    removed: bool,
+    changed_ms: i64,
+}
+
+impl From<NodeModel> for NodeView {
+    fn from(node: NodeModel) -> Self {
+        let NodeModel {
+            id,
+            line_id,
+            rcontract_id,
+            host_id,
+            host_name,
+            owner,
+            name,
+            spec,
+            power,
+            generation,
+            state,
+            carried,
+            boot,
+            detail,
+            ports,
+            removed,
+            revision: _,
+            request_id: _,
+            changed_ms,
+        } = node;
+        Self {
+            id,
+            line_id,
+            rcontract_id,
+            host_id,
+            host: host_name,
+            owner,
+            name,
+            spec,
+            power,
+            generation,
+            state,
+            carried,
+            boot,
+            detail,
+            ports,
+            removed,
+            changed_ms,
+        }
+    }
+}
+
+/// A contract with its nodes.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RContractWithNodes)]
+pub(super) struct ContractView {
+    #[serde(flatten)]
+    contract: ContractModel,
+    nodes: Vec<NodeView>,
+}
+
+impl ContractView {
+    pub(super) fn of((contract, nodes): (ContractModel, Vec<NodeModel>)) -> (i64, Self) {
+        (contract.generation, Self { contract, nodes: nodes.into_iter().map(NodeView::from).collect() })
+    }
+}

@@ -1,0 +1,252 @@
+//! What may follow what: pure functions over states, decided before anything is written.
+
+use std::collections::HashMap;
+
+use yiqiu_base::{Code, Id, NodeState, NodeType, Power, Problem, Size, id::Host, size::Dimension};
+
+use crate::model::{ContractState, Counters, HostModel, HostState, NewContract, NodeModel, Report};
+
+/// What a report changes.
+///
+/// ```text
+///              report of its own agent
+///   pending ──▶ preparing ──▶ starting ──▶ running ──▶ stopping ──▶ off
+///                   │             │           │                      │
+///                   └─────────────┴──▶ failed ◀┘        (any) ──▶ removing ──▶ gone
+/// ```
+///
+/// Any state may follow any other: the host is the truth, and a report may have missed what was between. What is
+/// refused is a report from before: an older boot or generation than the one known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Observed {
+    /// It says nothing new, or is from before.
+    Nothing,
+    /// The node is seen like this now.
+    Seen {
+        /// The claim is metered as something else from now on.
+        metered_as: Option<Power>,
+    },
+    /// The node is gone, as was asked: its claim ends.
+    Gone,
+    /// The host says that it is gone, though nobody asked for that: it is shown as failed, and its claim stays.
+    Lost,
+}
+
+/// Decides what a report changes.
+pub fn observe(node: &NodeModel, report: &Report) -> Observed {
+    if report.boot < node.boot || report.generation < node.carried {
+        return Observed::Nothing;
+    }
+    if report.state == NodeState::Gone {
+        return match node.removed {
+            true => Observed::Gone,
+            // A node that was never made is "gone" to its host as well.
+            false if node.state == NodeState::Pending || node.state == NodeState::Failed => Observed::Nothing,
+            false => Observed::Lost,
+        };
+    }
+    let same = report.state == node.state
+        && report.generation == node.carried
+        && report.boot == node.boot
+        && report.detail == node.detail
+        && report.ports == node.ports;
+    if same {
+        return Observed::Nothing;
+    }
+    let (before, after) = (node.state.metered_as(), report.state.metered_as());
+    Observed::Seen { metered_as: (before != after).then_some(after) }
+}
+
+/// Whether a host has nothing left to do for a node: the wish is carried out, or failed for good.
+pub fn settled(power: Power, generation: i64, carried: i64, state: NodeState, removed: bool) -> bool {
+    if removed {
+        return state == NodeState::Gone;
+    }
+    match (power, state) {
+        (Power::On, NodeState::Running | NodeState::Failed) => carried >= generation,
+        (Power::On, NodeState::Off) => carried >= generation,
+        (Power::Off, NodeState::Off | NodeState::Pending) => true,
+        (Power::Off, NodeState::Failed) => true,
+        (Power::Hibernated, NodeState::Hibernated | NodeState::Failed) => true,
+        (
+            Power::On,
+            NodeState::Pending
+            | NodeState::Preparing
+            | NodeState::Starting
+            | NodeState::Stopping
+            | NodeState::Hibernated
+            | NodeState::Removing
+            | NodeState::Gone,
+        )
+        | (
+            Power::Off,
+            NodeState::Preparing
+            | NodeState::Starting
+            | NodeState::Running
+            | NodeState::Stopping
+            | NodeState::Hibernated
+            | NodeState::Removing
+            | NodeState::Gone,
+        )
+        | (
+            Power::Hibernated,
+            NodeState::Pending
+            | NodeState::Preparing
+            | NodeState::Starting
+            | NodeState::Running
+            | NodeState::Stopping
+            | NodeState::Off
+            | NodeState::Removing
+            | NodeState::Gone,
+        ) => false,
+    }
+}
+
+/// What a host becomes when its agent connects or is lost.
+///
+/// ```text
+///   joining ──connect──▶ online ◀──connect──  unreachable
+///                           └──────lost──────▶
+/// ```
+pub fn host_after(state: HostState, connected: bool) -> HostState {
+    match (state, connected) {
+        (HostState::Joining | HostState::Online | HostState::Unreachable, true) => HostState::Online,
+        (HostState::Joining, false) => HostState::Joining,
+        (HostState::Online | HostState::Unreachable, false) => HostState::Unreachable,
+    }
+}
+
+/// What a contract becomes when its end is asked for, and when its last node is gone.
+///
+/// ```text
+///   active ──release──▶ releasing ──last node gone──▶ released
+/// ```
+pub fn contract_after_release(state: ContractState, nodes_left: usize) -> ContractState {
+    match (state, nodes_left) {
+        (ContractState::Active | ContractState::Releasing, 1..) => ContractState::Releasing,
+        (ContractState::Active | ContractState::Releasing, 0) => ContractState::Released,
+        (ContractState::Released, _) => ContractState::Released,
+    }
+}
+
+/// What a sample adds to what is known of the same boot; `None` when a counter would run backwards.
+pub fn usage_since(known: Counters, now: Counters) -> Option<Counters> {
+    let delta = now.zip(known, |a, b| a.saturating_sub(b));
+    let Counters { cpu_ns, memory_byte_ms, net_rx_bytes, net_tx_bytes, block_read_bytes, block_write_bytes } = delta;
+    let all = [cpu_ns, memory_byte_ms, net_rx_bytes, net_tx_bytes, block_read_bytes, block_write_bytes];
+    all.iter().all(|d| *d >= 0).then_some(delta)
+}
+
+/// Decides contracts in the order given against the room of their hosts, each one whole or not at all. Returns the
+/// verdicts; `hosts` is left as the admitted contracts leave it.
+pub fn admit(contracts: &[&NewContract], hosts: &mut HashMap<Id<Host>, HostModel>) -> Vec<Result<(), Problem>> {
+    contracts.iter().map(|contract| admit_whole(contract, hosts)).collect()
+}
+
+fn admit_whole(contract: &NewContract, hosts: &mut HashMap<Id<Host>, HostModel>) -> Result<(), Problem> {
+    let mut undo: Vec<(Id<Host>, Size, i64)> = Vec::with_capacity(contract.lines.len());
+    for line in &contract.lines {
+        let verdict = match hosts.get_mut(&line.host_id) {
+            None => Err(Problem::not_found("host", line.host_id)),
+            Some(host) => {
+                undo.push((host.id, host.used, host.nodes));
+                admit_line(host, &line.name, line.spec.size)
+            }
+        };
+        if let Err(problem) = verdict {
+            for (id, used, nodes) in undo.into_iter().rev() {
+                if let Some(host) = hosts.get_mut(&id) {
+                    (host.used, host.nodes) = (used, nodes);
+                }
+            }
+            return Err(problem);
+        }
+    }
+    Ok(())
+}
+
+fn admit_line(host: &mut HostModel, line: &str, size: Size) -> Result<(), Problem> {
+    if let Some(why) = host.refuses() {
+        let missing = host.node_type.is_some_and(|t| host.area.is_some() && host.driver_missing(t).is_some());
+        return Err(Problem::new(if missing { Code::DriverMissing } else { Code::WrongState }, why));
+    }
+    if host.node_type == Some(NodeType::Bm) {
+        whole_host(host, line, size)?;
+    }
+    let asked = size.plus(host.node_overhead);
+    let lacking = asked.beyond(host.free());
+    if lacking.is_empty() {
+        host.used = host.used.plus(asked);
+        host.nodes += 1;
+        return Ok(());
+    }
+    Err(host_full(host, line, size, &lacking))
+}
+
+/// The most that one more node on this host may ask for; negative where the host is short.
+pub fn largest_node(host: &HostModel) -> Size {
+    host.free().minus(host.node_overhead)
+}
+
+/// A host cut as `bm` carries one node, which is the whole of it.
+fn whole_host(host: &HostModel, line: &str, size: Size) -> Result<(), Problem> {
+    if host.nodes > 0 {
+        return Err(Problem::new(
+            Code::HostFull,
+            format!("host {} is cut as bm and carries its one node already: nothing of it is left", host.name),
+        ));
+    }
+    let whole = largest_node(host);
+    if size != whole {
+        return Err(Problem::invalid(format!(
+            "line {line} asks host {} for {size}: a host cut as bm is claimed whole, which is {whole}; leave the size out",
+            host.name
+        ))
+        .with_data(serde_json::json!({ "whole": whole })));
+    }
+    Ok(())
+}
+
+/// The refusal of a full host, as a sentence and as data.
+fn host_full(host: &HostModel, line: &str, size: Size, lacking: &[(Dimension, i64)]) -> Problem {
+    let free = largest_node(host);
+    let words: Vec<String> = lacking
+        .iter()
+        .map(|(d, over)| {
+            format!(
+                "{} asked, {} free, {} too much",
+                d.shown(size.get(*d)),
+                d.shown(free.get(*d).max(0)),
+                d.shown(*over)
+            )
+        })
+        .collect();
+    let fits = free.zip(Size::ZERO, i64::max).zip(size, i64::min);
+    let hint = if fits.cpu_millicores > 0 && fits.memory_bytes > 0 {
+        format!("{fits} would fit")
+    } else {
+        "no node fits any more: choose another host".to_owned()
+    };
+    Problem::new(
+        Code::HostFull,
+        format!("line {line} does not fit on host {}: {}; {hint}", host.name, words.join("; ")),
+    )
+    .with_data(serde_json::json!({
+        "host": { "id": host.id, "name": host.name },
+        "line": line,
+        "asked": size,
+        "free": free,
+        "lacking": lacking.iter().map(|(d, by)| serde_json::json!({ "dimension": d, "by": by })).collect::<Vec<_>>(),
+    }))
+}
+
+/// Which hosts a group of contracts names, each once, in the order in which their rows are locked.
+pub fn hosts_named(contracts: &[&NewContract]) -> Vec<Id<Host>> {
+    let mut ids: Vec<Id<Host>> = contracts.iter().flat_map(|c| c.lines.iter().map(|l| l.host_id)).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    ids
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,237 @@
+use proptest::prelude::*;
+use yiqiu_base::id::Node;
+
+use super::*;
+use crate::model::{Area, DriverStatus, NewLine, NodeSpec};
+
+fn size(cpu: i64, memory: i64) -> Size {
+    Size { cpu_millicores: cpu, memory_bytes: memory, ..Size::ZERO }
+}
+
+fn host(node_type: NodeType, capacity: Size) -> HostModel {
+    HostModel {
+        id: Id::new(),
+        name: "h1".into(),
+        area: Some(Area { rack_id: Id::new(), unit: 1 }),
+        node_type: Some(node_type),
+        state: HostState::Online,
+        clock_mhz: 2_000,
+        capacity_fixed: false,
+        capacity,
+        overhead: size(100, 100),
+        node_overhead: size(10, 10),
+        used: Size::ZERO,
+        nodes: 0,
+        drivers: vec![DriverStatus {
+            node_type,
+            name: "sim".into(),
+            ready: true,
+            missing: String::new(),
+            overhead_fixed: size(100, 100),
+            overhead_per_node: size(10, 10),
+        }],
+        last_seen_ms: 0,
+        generation: 1,
+        created_ms: 0,
+    }
+}
+
+fn contract(lines: &[(Id<Host>, Size)]) -> NewContract {
+    let line = |(at, (host_id, size)): (usize, &(Id<Host>, Size))| NewLine {
+        id: Id::new(),
+        name: format!("l{at}"),
+        host_id: *host_id,
+        spec: NodeSpec {
+            image_id: None,
+            image_sha256: String::new(),
+            command: Vec::new(),
+            environment: Vec::new(),
+            ports: Vec::new(),
+            size: *size,
+        },
+        power: Power::On,
+    };
+    NewContract {
+        id: Id::new(),
+        name: "c".into(),
+        owner: "project:1".into(),
+        created_by: "user:t".into(),
+        lines: lines.iter().enumerate().map(line).collect(),
+    }
+}
+
+fn decide(host: HostModel, lines: &[Size]) -> (Result<(), Problem>, HostModel) {
+    let id = host.id;
+    let mut hosts = HashMap::from([(id, host)]);
+    let contract = contract(&lines.iter().map(|s| (id, *s)).collect::<Vec<_>>());
+    let verdict = admit(&[&contract], &mut hosts).remove(0);
+    (verdict, hosts.remove(&id).unwrap())
+}
+
+#[test]
+fn a_contract_fits_whole_or_not_at_all() {
+    // 1000 less 100 for the cut; each node costs 10 beside its size.
+    let (verdict, left) = decide(host(NodeType::Cm, size(1_000, 1_000)), &[size(440, 440), size(440, 440)]);
+    assert!(verdict.is_ok());
+    assert_eq!((left.used, left.nodes), (size(900, 900), 2));
+
+    let (verdict, left) = decide(host(NodeType::Cm, size(1_000, 1_000)), &[size(440, 440), size(441, 440)]);
+    let problem = verdict.unwrap_err();
+    assert_eq!(problem.code, Code::HostFull);
+    assert!(problem.detail.contains("0.441 cpu asked, 0.44 cpu free, 0.001 cpu too much"), "{}", problem.detail);
+    assert!(problem.detail.contains("0.44 cpu, 440 B memory would fit"), "{}", problem.detail);
+    assert_eq!((left.used, left.nodes), (Size::ZERO, 0), "nothing of a refused contract stays");
+}
+
+#[test]
+fn refusals_have_their_own_codes() {
+    let whole = size(1_000, 1_000);
+    let cm = host(NodeType::Cm, whole);
+    let cases: [(&str, HostModel, Size, Code); 7] = [
+        ("unplaced", HostModel { area: None, ..cm.clone() }, size(1, 1), Code::WrongState),
+        ("joining", HostModel { state: HostState::Joining, ..cm.clone() }, size(1, 1), Code::WrongState),
+        ("unreachable", HostModel { state: HostState::Unreachable, ..cm.clone() }, size(1, 1), Code::WrongState),
+        ("no driver", HostModel { drivers: Vec::new(), ..cm.clone() }, size(1, 1), Code::DriverMissing),
+        ("short", HostModel { capacity: size(50, 50), ..cm.clone() }, size(1, 1), Code::HostFull),
+        ("part of a bm", host(NodeType::Bm, whole), size(1, 1), Code::InvalidArgument),
+        ("too large", cm, size(1_001, 1), Code::HostFull),
+    ];
+    for (what, host, asked, code) in cases {
+        assert_eq!(decide(host, &[asked]).0.unwrap_err().code, code, "{what}");
+    }
+}
+
+#[test]
+fn a_bm_host_is_claimed_whole_and_once() {
+    let bm = host(NodeType::Bm, size(1_000, 1_000));
+    let (verdict, left) = decide(bm, &[size(890, 890)]);
+    assert!(verdict.is_ok(), "{verdict:?}");
+    assert_eq!(decide(left, &[size(890, 890)]).0.unwrap_err().code, Code::HostFull);
+}
+
+proptest! {
+    /// Book 1 on the pure decision: whatever is asked in whatever order, no host is over its room, and what is used is
+    /// the sum of what was admitted.
+    #[test]
+    fn no_host_is_over_its_room(
+        capacities in prop::collection::vec((0..2_000_i64, 0..2_000_i64), 1..4),
+        asks in prop::collection::vec(prop::collection::vec((0..4_usize, 1..900_i64, 1..900_i64), 1..4), 0..30),
+    ) {
+        let all: Vec<HostModel> = capacities.iter().map(|(c, m)| host(NodeType::Cm, size(*c, *m))).collect();
+        let contracts: Vec<NewContract> = asks
+            .iter()
+            .map(|lines| contract(&lines.iter().map(|(h, c, m)| (all[h % all.len()].id, size(*c, *m))).collect::<Vec<_>>()))
+            .collect();
+        let mut hosts: HashMap<_, _> = all.iter().map(|h| (h.id, h.clone())).collect();
+        let verdicts = admit(&contracts.iter().collect::<Vec<_>>(), &mut hosts);
+        for first in &all {
+            let lines = contracts.iter().zip(&verdicts).filter(|(_, v)| v.is_ok()).flat_map(|(c, _)| &c.lines);
+            let held: Vec<Size> = lines.filter(|l| l.host_id == first.id).map(|l| l.spec.size.plus(size(10, 10))).collect();
+            let host = &hosts[&first.id];
+            prop_assert_eq!(host.used, held.iter().fold(Size::ZERO, |a, b| a.plus(*b)));
+            prop_assert_eq!(host.nodes, held.len() as i64);
+            prop_assert!(held.is_empty() || host.used.within(host.rentable()));
+        }
+    }
+}
+
+fn node(state: NodeState, removed: bool) -> NodeModel {
+    NodeModel {
+        id: Id::<Node>::new(),
+        line_id: Id::new(),
+        rcontract_id: Id::new(),
+        host_id: Id::new(),
+        host_name: "h1".into(),
+        owner: "project:1".into(),
+        name: "n".into(),
+        spec: contract(&[(Id::new(), size(1, 1))]).lines.remove(0).spec,
+        power: Power::On,
+        generation: 2,
+        state,
+        carried: 1,
+        boot: 1,
+        detail: String::new(),
+        ports: Vec::new(),
+        removed,
+        revision: 1,
+        request_id: String::new(),
+        changed_ms: 0,
+    }
+}
+
+#[test]
+fn every_report_about_every_state() {
+    for before in NodeState::ALL {
+        for after in NodeState::ALL {
+            for removed in [false, true] {
+                let node = node(*before, removed);
+                let report = Report {
+                    node_id: node.id,
+                    state: *after,
+                    generation: 1,
+                    boot: 1,
+                    detail: String::new(),
+                    ports: Vec::new(),
+                };
+                let was = matches!(before, NodeState::Running | NodeState::Stopping);
+                let is = matches!(after, NodeState::Running | NodeState::Stopping);
+                let hibernated = [*before, *after].contains(&NodeState::Hibernated);
+                match observe(&node, &report) {
+                    Observed::Gone => assert!(removed && *after == NodeState::Gone),
+                    Observed::Lost => assert!(!removed && *after == NodeState::Gone),
+                    Observed::Nothing => assert!(before == after || *after == NodeState::Gone, "{before} {after}"),
+                    Observed::Seen { metered_as } => {
+                        assert!(before != after);
+                        assert!(hibernated || metered_as.is_some() == (was != is), "{before} {after}");
+                    }
+                }
+                for (boot, generation) in [(0, 1), (1, 0)] {
+                    let old = Report { boot, generation, ..report.clone() };
+                    assert_eq!(observe(&node, &old), Observed::Nothing, "a report from before changes nothing");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_settled_needs_no_reminder() {
+    for power in Power::ALL {
+        for state in NodeState::ALL {
+            assert_eq!(settled(*power, 1, 1, *state, true), *state == NodeState::Gone);
+            if settled(*power, 1, 1, *state, false) {
+                assert!(!matches!(state, NodeState::Starting | NodeState::Stopping | NodeState::Removing));
+            }
+        }
+        assert!(!settled(Power::On, 2, 1, NodeState::Running, false), "a newer power-on is to be carried out");
+    }
+}
+
+#[test]
+fn hosts_and_contracts_follow_their_diagrams() {
+    for (state, connected, after) in [
+        (HostState::Joining, true, HostState::Online),
+        (HostState::Joining, false, HostState::Joining),
+        (HostState::Online, true, HostState::Online),
+        (HostState::Online, false, HostState::Unreachable),
+        (HostState::Unreachable, true, HostState::Online),
+        (HostState::Unreachable, false, HostState::Unreachable),
+    ] {
+        assert_eq!(host_after(state, connected), after);
+    }
+    for state in ContractState::ALL {
+        for left in [0, 1] {
+            let after = contract_after_release(*state, left);
+            let ended = *state == ContractState::Released || left == 0;
+            assert_eq!(after, if ended { ContractState::Released } else { ContractState::Releasing });
+        }
+    }
+}
+
+#[test]
+fn counters_never_run_backwards() {
+    let known = Counters { cpu_ns: 10, net_rx_bytes: 5, ..Counters::default() };
+    let more = Counters { cpu_ns: 15, net_rx_bytes: 5, ..Counters::default() };
+    assert_eq!(usage_since(known, more), Some(Counters { cpu_ns: 5, ..Counters::default() }));
+    assert_eq!(usage_since(more, known), None);
+}

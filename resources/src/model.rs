@@ -1,0 +1,463 @@
+//! The nouns of Resources, as the service and the edges see them.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use yiqiu_base::{
+    Id, NodeState, NodeType, Power, Problem, Size,
+    clock::Ms,
+    id::{Command, Host, Image, Line, Node, RContract, Rack, Region, Zone},
+};
+
+/// A place of many data centres.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = Region)]
+pub struct RegionModel {
+    /// Its id.
+    pub id: Id<Region>,
+    /// Unique among regions.
+    pub name: String,
+    /// Grows with every change.
+    pub generation: i64,
+    /// When it was made.
+    pub created_ms: Ms,
+}
+
+/// An independent engineering area of a region.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = Zone)]
+pub struct ZoneModel {
+    /// Its id.
+    pub id: Id<Zone>,
+    /// Unique among zones.
+    pub name: String,
+    /// The region it is in.
+    pub region_id: Id<Region>,
+    /// Grows with every change.
+    pub generation: i64,
+    /// When it was made.
+    pub created_ms: Ms,
+}
+
+/// A rack with numbered units.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = Rack)]
+pub struct RackModel {
+    /// Its id.
+    pub id: Id<Rack>,
+    /// Unique among racks.
+    pub name: String,
+    /// The zone it stands in.
+    pub zone_id: Id<Zone>,
+    /// How many units it has; the lowest is 1.
+    pub units: i64,
+    /// Grows with every change.
+    pub generation: i64,
+    /// When it was made.
+    pub created_ms: Ms,
+}
+
+macro_rules! states {
+    ($(#[$doc:meta])* $name:ident, $noun:literal { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+        #[serde(rename_all = "snake_case")]
+        pub enum $name { $($(#[$vdoc])* $variant,)* }
+
+        impl $name {
+            /// Every state.
+            pub const ALL: &'static [$name] = &[$($name::$variant,)*];
+
+            /// The word, as stored and shown.
+            pub fn as_str(self) -> &'static str {
+                match self { $($name::$variant => $text,)* }
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = Problem;
+            fn from_str(text: &str) -> Result<Self, Problem> {
+                match text {
+                    $($text => Ok($name::$variant),)*
+                    _ => Err(Problem::invalid(format!("`{text}` is not a state of {}", $noun))),
+                }
+            }
+        }
+    };
+}
+
+states! {
+    /// What is known of a host.
+    HostState, "a host" {
+        /// Its agent has not joined yet.
+        Joining = "joining",
+        /// Its agent is connected.
+        Online = "online",
+        /// Its agent was connected and is not; its nodes may well run.
+        Unreachable = "unreachable",
+    }
+}
+
+states! {
+    /// How far the bytes of an image are.
+    ImageState, "an image" {
+        /// Named, but its bytes are not here yet.
+        Pending = "pending",
+        /// Its bytes are here and match its checksum.
+        Ready = "ready",
+    }
+}
+
+states! {
+    /// The life of a contract.
+    ContractState, "a contract" {
+        /// It holds its lines.
+        Active = "active",
+        /// Its end was asked for; its nodes are being taken away.
+        Releasing = "releasing",
+        /// It holds nothing any more.
+        Released = "released",
+    }
+}
+
+/// One driver of a machine: ready, or what it lacks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DriverStatus {
+    /// What its nodes are.
+    pub node_type: NodeType,
+    /// Its name, such as `container`.
+    pub name: String,
+    /// Whether it works now.
+    pub ready: bool,
+    /// What is missing and what to install; empty when ready.
+    pub missing: String,
+    /// What this cut costs the host, with no node on it.
+    pub overhead_fixed: Size,
+    /// What each node costs beside its own size.
+    pub overhead_per_node: Size,
+}
+
+/// A physical machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostModel {
+    /// Its id.
+    pub id: Id<Host>,
+    /// Unique among hosts.
+    pub name: String,
+    /// Where it stands; `None` until ops place it.
+    pub area: Option<Area>,
+    /// How it is cut; `None` until ops say so.
+    pub node_type: Option<NodeType>,
+    /// What is known of it.
+    pub state: HostState,
+    /// The clock of its processors in MHz.
+    pub clock_mhz: i64,
+    /// Whether ops set the capacity, rather than the machine's own word.
+    pub capacity_fixed: bool,
+    /// What it has.
+    pub capacity: Size,
+    /// What its cut costs with no node on it.
+    pub overhead: Size,
+    /// What each node costs beside its own size.
+    pub node_overhead: Size,
+    /// What claims and the overhead of their nodes hold.
+    pub used: Size,
+    /// How many nodes it carries.
+    pub nodes: i64,
+    /// Drivers, as its agent last said.
+    pub drivers: Vec<DriverStatus>,
+    /// When its agent was last heard.
+    pub last_seen_ms: Ms,
+    /// Grows with every change by ops.
+    pub generation: i64,
+    /// When it was made.
+    pub created_ms: Ms,
+}
+
+/// Where a host stands: a rack and a unit in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Area {
+    /// The rack.
+    pub rack_id: Id<Rack>,
+    /// The unit, from 1.
+    pub unit: i64,
+}
+
+impl HostModel {
+    /// What contracts could hold in all.
+    pub fn rentable(&self) -> Size {
+        self.capacity.minus(self.overhead)
+    }
+
+    /// What they could hold beside what they hold now; negative where the host is short.
+    pub fn free(&self) -> Size {
+        self.rentable().minus(self.used)
+    }
+
+    /// Why nothing can be claimed here now; `None` when something can.
+    pub fn refuses(&self) -> Option<String> {
+        let name = &self.name;
+        let Some(node_type) = self.node_type.filter(|_| self.area.is_some()) else {
+            return Some(format!("host {name} is not placed: give it a rack, a unit and a node type"));
+        };
+        match self.state {
+            HostState::Joining => return Some(format!("host {name} has not joined yet: its agent never connected")),
+            HostState::Unreachable => return Some(format!("host {name} is unreachable: its agent is not connected")),
+            HostState::Online => {}
+        }
+        self.driver_missing(node_type)
+    }
+
+    /// Why this machine cannot be cut so; `None` when it can.
+    pub fn driver_missing(&self, node_type: NodeType) -> Option<String> {
+        let name = &self.name;
+        match self.drivers.iter().find(|d| d.node_type == node_type) {
+            Some(driver) if driver.ready => None,
+            Some(driver) => {
+                Some(format!("host {name} cannot be cut as {node_type}: {}: {}", driver.name, driver.missing))
+            }
+            None if self.state == HostState::Joining => None, // its agent will tell when it joins
+            None => Some(format!("host {name} cannot be cut as {node_type}: its agent has no driver for it")),
+        }
+    }
+}
+
+/// A root file system that nodes start from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = Image)]
+pub struct ImageModel {
+    /// Its id.
+    pub id: Id<Image>,
+    /// Unique among its owner's.
+    pub name: String,
+    /// Who may use it beside ops; empty: everyone.
+    pub owner: String,
+    /// SHA-256 of the tar, in hexadecimal.
+    pub sha256: String,
+    /// Bytes of the tar.
+    pub bytes: i64,
+    /// Whether the bytes are here.
+    pub state: ImageState,
+    /// Grows with every change.
+    pub generation: i64,
+    /// When it was made.
+    pub created_ms: Ms,
+}
+
+/// A port of a node that is reachable on its host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Port {
+    /// The port inside the node.
+    pub node_port: u16,
+    /// The port on the host; 0 in a request: the host picks one.
+    #[serde(default)]
+    pub host_port: u16,
+    /// The address on the host; always the loopback address for now.
+    #[serde(default = "loopback")]
+    pub host_address: String,
+}
+
+fn loopback() -> String {
+    "127.0.0.1".to_owned()
+}
+
+/// An environment variable of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Variable {
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+}
+
+/// What runs in a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NodeSpec {
+    /// The image, where the node type needs one.
+    pub image_id: Option<Id<Image>>,
+    /// Its checksum.
+    pub image_sha256: String,
+    /// What to run; empty: what the image says.
+    pub command: Vec<String>,
+    /// Its environment.
+    pub environment: Vec<Variable>,
+    /// Ports to publish.
+    pub ports: Vec<Port>,
+    /// How much of the host it gets.
+    pub size: Size,
+}
+
+/// One thing that a contract asks for: a node of a given size on a given host.
+#[derive(Debug, Clone)]
+pub struct NewLine {
+    /// Minted by the caller.
+    pub id: Id<Line>,
+    /// Unique in its contract.
+    pub name: String,
+    /// The host.
+    pub host_id: Id<Host>,
+    /// What runs.
+    pub spec: NodeSpec,
+    /// Whether it starts at once.
+    pub power: Power,
+}
+
+/// A contract that is asked for.
+#[derive(Debug, Clone)]
+pub struct NewContract {
+    /// Minted by the caller: asking twice is the same as once.
+    pub id: Id<RContract>,
+    /// Unique among its owner's until released.
+    pub name: String,
+    /// Whose it is.
+    pub owner: String,
+    /// Who asked.
+    pub created_by: String,
+    /// What it holds: all of it, or nothing.
+    pub lines: Vec<NewLine>,
+}
+
+/// The lease of exact resources.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = RContract)]
+pub struct ContractModel {
+    /// Its id.
+    pub id: Id<RContract>,
+    /// Unique among its owner's until released.
+    pub name: String,
+    /// Whose it is.
+    pub owner: String,
+    /// Where it is in its life.
+    pub state: ContractState,
+    /// How many lines it was made with.
+    pub lines: i64,
+    /// Grows with every change.
+    pub generation: i64,
+    /// When it was made.
+    pub created_ms: Ms,
+    /// By whom.
+    pub created_by: String,
+    /// When it held nothing any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub released_ms: Option<Ms>,
+}
+
+/// A node with what is wished of it and what is seen of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeModel {
+    /// Its id.
+    pub id: Id<Node>,
+    /// The line that holds it.
+    pub line_id: Id<Line>,
+    /// The contract of that line.
+    pub rcontract_id: Id<RContract>,
+    /// Where it is.
+    pub host_id: Id<Host>,
+    /// The name of that host.
+    pub host_name: String,
+    /// Whose it is.
+    pub owner: String,
+    /// Unique in its contract.
+    pub name: String,
+    /// What runs.
+    pub spec: NodeSpec,
+    /// Wished.
+    pub power: Power,
+    /// Grows with each power request: a power-on is carried out once per generation.
+    pub generation: i64,
+    /// Seen.
+    pub state: NodeState,
+    /// The newest generation that the host carried out.
+    pub carried: i64,
+    /// How often it was started.
+    pub boot: i64,
+    /// Why it failed, or how far it is.
+    pub detail: String,
+    /// Ports as published.
+    pub ports: Vec<Port>,
+    /// Its contract is being released.
+    pub removed: bool,
+    /// Grows with every change of what is wished.
+    pub revision: i64,
+    /// The request behind the newest wish.
+    pub request_id: String,
+    /// When it changed last.
+    pub changed_ms: Ms,
+}
+
+/// What an agent says of a node.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// Which node.
+    pub node_id: Id<Node>,
+    /// What it is now.
+    pub state: NodeState,
+    /// The newest generation it carried out.
+    pub generation: i64,
+    /// Starts so far.
+    pub boot: i64,
+    /// Why it failed, or how far it is.
+    pub detail: String,
+    /// Ports as published.
+    pub ports: Vec<Port>,
+}
+
+/// Cumulative counters of one boot of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// Processor time in nanoseconds.
+    pub cpu_ns: i64,
+    /// Memory in use, integrated over time.
+    pub memory_byte_ms: i64,
+    /// Bytes received.
+    pub net_rx_bytes: i64,
+    /// Bytes sent.
+    pub net_tx_bytes: i64,
+    /// Bytes read from disks.
+    pub block_read_bytes: i64,
+    /// Bytes written to disks.
+    pub block_write_bytes: i64,
+}
+
+impl Counters {
+    /// Each counter of two through `f`.
+    pub fn zip(self, other: Counters, f: impl Fn(i64, i64) -> i64) -> Counters {
+        Counters {
+            cpu_ns: f(self.cpu_ns, other.cpu_ns),
+            memory_byte_ms: f(self.memory_byte_ms, other.memory_byte_ms),
+            net_rx_bytes: f(self.net_rx_bytes, other.net_rx_bytes),
+            net_tx_bytes: f(self.net_tx_bytes, other.net_tx_bytes),
+            block_read_bytes: f(self.block_read_bytes, other.block_read_bytes),
+            block_write_bytes: f(self.block_write_bytes, other.block_write_bytes),
+        }
+    }
+}
+
+/// One reading of a node's counters.
+#[derive(Debug, Clone, Copy)]
+pub struct Sample {
+    /// Which node.
+    pub node_id: Id<Node>,
+    /// Which of its starts.
+    pub boot: i64,
+    /// Grows within a boot.
+    pub seq: i64,
+    /// When it was taken, by the agent's clock.
+    pub at_ms: Ms,
+    /// The counters since the boot.
+    pub counters: Counters,
+}
+
+/// A request for a power state.
+#[derive(Debug, Clone)]
+pub struct PowerRequest {
+    /// Which node.
+    pub node_id: Id<Node>,
+    /// What is wished.
+    pub power: Power,
+    /// Once and no more under this id.
+    pub command: Option<Id<Command>>,
+    /// The generation that the caller has seen.
+    pub if_generation: Option<i64>,
+}

@@ -1,0 +1,174 @@
+//! The agents' protocol: join, one session a host, the bytes of images.
+
+use std::{pin::Pin, time::Duration};
+
+use futures::{Stream, StreamExt};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use yiqiu_base::{Code, Id, NodeType, Problem, secret::Secret};
+use yiqiu_proto::{
+    agent::{
+        AgentMessage, FetchImageRequest, FullSet, Heartbeat, ImageChunk, JoinRequest, JoinResponse, ServerMessage,
+        UsageAck, UsageBlock, Welcome,
+        agent_message::Message as Said,
+        agents_server::{Agents, AgentsServer},
+        server_message::Message as Told,
+    },
+    status::to_status,
+};
+
+use super::wire;
+use crate::{
+    model::HostModel,
+    service::{Connected, Hello, Push, Service},
+};
+
+/// The server of the agents' protocol.
+pub fn agents_server(service: Service) -> AgentsServer<impl Agents> {
+    AgentsServer::new(Rpc { service })
+}
+
+struct Rpc {
+    service: Service,
+}
+
+fn credential<T>(request: &Request<T>) -> Result<Secret, Status> {
+    let text = request.metadata().get("authorization").and_then(|v| v.to_str().ok());
+    text.and_then(|t| t.strip_prefix("Bearer ")).map(Secret::from_text).ok_or_else(|| {
+        to_status(Problem::new(Code::Unauthenticated, "the agent sends no credential: join with a token first"))
+    })
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Agents for Rpc {
+    async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
+        let JoinRequest { token, facts } = request.into_inner();
+        let facts = wire::facts(facts.unwrap_or_default()).map_err(to_status)?;
+        let (host, credential) = self.service.agent_join(&Secret::from_text(token), &facts).await.map_err(to_status)?;
+        Ok(Response::new(JoinResponse {
+            host_id: host.id.to_string(),
+            host_name: host.name,
+            credential: credential.reveal().to_owned(),
+        }))
+    }
+
+    type SessionStream = Answers<ServerMessage>;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<AgentMessage>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let credential = credential(&request)?;
+        // Before anything is read of a stream, its credential has to belong to a host.
+        self.service.agent_host(&credential).await.map_err(to_status)?;
+        let (answers, receiver) = mpsc::channel(16);
+        let service = self.service.clone();
+        let said = request.into_inner();
+        tokio::spawn(async move {
+            if let Err(problem) = session(service, credential, said, answers.clone()).await {
+                let _ = answers.send(Err(to_status(problem))).await; // the agent may have gone
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    type FetchImageStream = Answers<ImageChunk>;
+
+    async fn fetch_image(
+        &self,
+        request: Request<FetchImageRequest>,
+    ) -> Result<Response<Self::FetchImageStream>, Status> {
+        let credential = credential(&request)?;
+        let host = self.service.agent_host(&credential).await.map_err(to_status)?;
+        let FetchImageRequest { image_id, offset } = request.into_inner();
+        let id = Id::parse(&image_id).map_err(to_status)?;
+        let image = self.service.image_open(host.id, id, offset).await.map_err(to_status)?;
+        let chunks = tokio_util::io::ReaderStream::with_capacity(image.file, 256 << 10).map(|chunk| match chunk {
+            Ok(data) => Ok(ImageChunk { data: data.into() }),
+            Err(error) => Err(to_status(Problem::internal(error))),
+        });
+        Ok(Response::new(Box::pin(chunks)))
+    }
+}
+
+async fn session(
+    service: Service,
+    credential: Secret,
+    mut said: Streaming<AgentMessage>,
+    answers: mpsc::Sender<Result<ServerMessage, Status>>,
+) -> Result<(), Problem> {
+    let first = tokio::time::timeout(service.settings().lost_after, said.message()).await;
+    let Ok(Ok(Some(AgentMessage { message: Some(Said::Hello(hello)) }))) = first else {
+        return Err(Problem::invalid("a session begins with Hello"));
+    };
+    let hello = Hello {
+        host_id: Id::parse(&hello.host_id)?,
+        facts: wire::facts(hello.facts.unwrap_or_default())?,
+        epoch: hello.epoch,
+        nodes: hello.nodes.into_iter().map(wire::report).collect::<Result<_, _>>()?,
+    };
+    let Connected { host, number, full_set, mut pushes } = service.agent_connect(&credential, hello).await?;
+    tracing::info!(host = host.name, nodes = full_set.len(), "an agent connected");
+    let result = converse(&service, &host, full_set, &mut pushes, &mut said, &answers).await;
+    service.agent_lost(&host, number).await;
+    result
+}
+
+/// Passes messages both ways until the stream ends, the agent falls silent or a newer session takes over.
+async fn converse(
+    service: &Service,
+    host: &HostModel,
+    full_set: Vec<crate::model::NodeModel>,
+    pushes: &mut mpsc::Receiver<Push>,
+    said: &mut Streaming<AgentMessage>,
+    answers: &mpsc::Sender<Result<ServerMessage, Status>>,
+) -> Result<(), Problem> {
+    let settings = service.settings();
+    let millis = |d: Duration| u32::try_from(d.as_millis()).unwrap_or(u32::MAX);
+    let grace = millis(settings.stop_grace);
+    let tell = async |message: Told| answers.send(Ok(ServerMessage { message: Some(message) })).await.is_ok();
+    let welcome =
+        Welcome { epoch: service.epoch(), heartbeat_ms: millis(settings.heartbeat), usage_ms: millis(settings.usage) };
+    // A host may be placed, and so cut, after its agent connected: until then it has no nodes.
+    let mut cut = host.node_type;
+    let assignments = full_set.into_iter().map(|n| wire::assignment(n, cut.unwrap_or(NodeType::Cm), grace)).collect();
+    if !tell(Told::Welcome(welcome)).await || !tell(Told::FullSet(FullSet { assignments })).await {
+        return Ok(());
+    }
+    loop {
+        tokio::select! {
+            push = pushes.recv() => match push {
+                Some(Push::Assign(node)) => {
+                    let cut = match cut {
+                        Some(known) => known,
+                        None => *cut.insert(service.agent_cut(host).await?),
+                    };
+                    if !tell(Told::Assignment(wire::assignment(*node, cut, grace))).await {
+                        return Ok(());
+                    }
+                }
+                None => return Err(Problem::new(Code::Unavailable, "another session of this host took over, or this one fell behind")),
+            },
+            message = tokio::time::timeout(settings.lost_after, said.message()) => match message {
+                Err(_) => return Err(Problem::new(Code::Unavailable, "the agent was silent for too long")),
+                Ok(Err(_)) | Ok(Ok(None)) => return Ok(()),
+                Ok(Ok(Some(AgentMessage { message }))) => match message {
+                    None | Some(Said::Heartbeat(Heartbeat { at_ms: _ })) => {}
+                    Some(Said::Hello(_)) => return Err(Problem::invalid("Hello comes once")),
+                    Some(Said::Report(report)) => service.agent_report(host, wire::report(report)?).await?,
+                    Some(Said::Facts(facts)) => service.agent_facts(host, &wire::facts(facts)?).await?,
+                    Some(Said::Usage(UsageBlock { id, samples })) => {
+                        let samples = samples.into_iter().map(wire::sample).collect::<Result<Vec<_>, _>>()?;
+                        service.agent_usage(host, &samples).await?;
+                        if !tell(Told::UsageAck(UsageAck { id })).await {
+                            return Ok(());
+                        }
+                    }
+                },
+            },
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! What the tiers above ask for.
+
+use std::time::Duration;
+
+use tonic::{Request, Response, Status};
+use yiqiu_base::{Id, Problem, http::Paging};
+use yiqiu_proto::{
+    call::Callee,
+    common::{EventsRequest, EventsResponse},
+    link::MESSAGE_MOST,
+    resources::{
+        CreateRContractRequest, GetImageRequest, GetRContractRequest, Image, ListHostsRequest, ListHostsResponse,
+        ListRContractsRequest, ListRContractsResponse, Node, RContract, ReleaseRContractRequest, SetNodePowerRequest,
+        resources_server::{Resources, ResourcesServer},
+    },
+};
+
+use super::wire;
+use crate::service::Service;
+
+/// The server of the tier's own interface.
+pub fn server(service: Service, callee: Callee) -> ResourcesServer<impl Resources> {
+    ResourcesServer::new(Rpc { service, callee })
+        .max_decoding_message_size(MESSAGE_MOST)
+        .max_encoding_message_size(MESSAGE_MOST)
+}
+
+struct Rpc {
+    service: Service,
+    callee: Callee,
+}
+
+#[tonic::async_trait]
+impl Resources for Rpc {
+    async fn list_hosts(&self, request: Request<ListHostsRequest>) -> Result<Response<ListHostsResponse>, Status> {
+        self.callee
+            .serve(request, async |who, ListHostsRequest {}| {
+                let places = self.service.places(&who).await?;
+                let hosts = self.service.host_all(&who).await?;
+                Ok(ListHostsResponse { hosts: hosts.into_iter().map(|h| wire::host(h, &places)).collect() })
+            })
+            .await
+    }
+
+    async fn create_r_contract(&self, request: Request<CreateRContractRequest>) -> Result<Response<RContract>, Status> {
+        self.callee
+            .serve(request, async |who, CreateRContractRequest { id, name, lines, dry_run }| {
+                let lines = lines.into_iter().map(wire::line).collect::<Result<Vec<_>, Problem>>()?;
+                if dry_run {
+                    self.service.contract_dry_run(&who, &name, &lines).await?;
+                    return Ok(RContract::default());
+                }
+                let id = Some(Id::parse(&id)?);
+                let (contract, nodes) = self.service.contract_create(&who, id, &name, &lines, None).await?;
+                Ok(wire::contract(contract, nodes))
+            })
+            .await
+    }
+
+    async fn get_r_contract(&self, request: Request<GetRContractRequest>) -> Result<Response<RContract>, Status> {
+        self.callee
+            .serve(request, async |who, GetRContractRequest { id }| {
+                let (contract, nodes) = self.service.contract_get(&who, &id).await?;
+                Ok(wire::contract(contract, nodes))
+            })
+            .await
+    }
+
+    async fn list_r_contracts(
+        &self,
+        request: Request<ListRContractsRequest>,
+    ) -> Result<Response<ListRContractsResponse>, Status> {
+        self.callee
+            .serve(request, async |who, ListRContractsRequest { created_before_ms, after_id, limit }| {
+                let paging =
+                    Paging { cursor: Some(after_id).filter(|a| !a.is_empty()), limit: Some(limit).filter(|l| *l > 0) };
+                let before = Some(created_before_ms).filter(|b| *b > 0);
+                let page = self.service.contract_list(&who, &paging, before, false).await?;
+                let contracts = page.items.into_iter().map(|c| wire::contract(c, Vec::new())).collect();
+                Ok(ListRContractsResponse { contracts })
+            })
+            .await
+    }
+
+    async fn release_r_contract(
+        &self,
+        request: Request<ReleaseRContractRequest>,
+    ) -> Result<Response<RContract>, Status> {
+        self.callee
+            .serve(request, async |who, ReleaseRContractRequest { id }| {
+                let contract = self.service.contract_release(&who, &id).await?;
+                Ok(wire::contract(contract, Vec::new()))
+            })
+            .await
+    }
+
+    async fn set_node_power(&self, request: Request<SetNodePowerRequest>) -> Result<Response<Node>, Status> {
+        self.callee
+            .serve(request, async |who, message: SetNodePowerRequest| {
+                let power = wire::power_from(message.power())?
+                    .ok_or_else(|| Problem::invalid("the message has no power state"))?;
+                let SetNodePowerRequest { node_id, power: _, command_id, if_generation } = message;
+                let command = match command_id.as_str() {
+                    "" => None,
+                    id => Some(Id::parse(id)?),
+                };
+                let seen = Some(if_generation).filter(|g| *g > 0);
+                let node = self.service.node_power(&who, Id::parse(&node_id)?, power, command, seen).await?;
+                Ok(wire::node(node))
+            })
+            .await
+    }
+
+    async fn get_image(&self, request: Request<GetImageRequest>) -> Result<Response<Image>, Status> {
+        self.callee
+            .serve(request, async |who, GetImageRequest { name_or_id }| {
+                self.service.image_get(&who, &name_or_id).await.map(wire::image)
+            })
+            .await
+    }
+
+    async fn events(&self, request: Request<EventsRequest>) -> Result<Response<EventsResponse>, Status> {
+        self.callee
+            .serve(request, async |who, EventsRequest { after, limit, wait_ms }| {
+                who.require_service()?;
+                let wait = Duration::from_millis(wait_ms.into());
+                let events = self.service.events(&who, after, limit, wait).await?;
+                Ok(EventsResponse {
+                    events: events.into_iter().map(wire::event).collect(),
+                    epoch: self.service.epoch(),
+                })
+            })
+            .await
+    }
+}

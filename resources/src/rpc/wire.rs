@@ -1,0 +1,234 @@
+//! Between models and messages. Every field is named, so that a new one breaks here.
+
+use yiqiu_base::{Id, NodeState, NodeType, Power, Problem, Size, outbox::Event};
+use yiqiu_proto::{agent, common, resources as wire};
+
+use crate::{
+    model::{
+        ContractModel, Counters, DriverStatus, HostModel, ImageModel, NodeModel, NodeSpec, Port, Report, Sample,
+        Variable,
+    },
+    service::{LineRequest, host::Places},
+    store::HostFacts,
+};
+
+pub(super) fn port(port: Port) -> common::PortMapping {
+    let Port { node_port, host_port, host_address } = port;
+    common::PortMapping { node_port: node_port.into(), host_port: host_port.into(), host_address }
+}
+
+fn port_from(port: common::PortMapping) -> Result<Port, Problem> {
+    let common::PortMapping { node_port, host_port, host_address } = port;
+    let number = |n: u32| u16::try_from(n).map_err(|_| Problem::invalid(format!("{n} is not a port number")));
+    let host_address = if host_address.is_empty() { "127.0.0.1".to_owned() } else { host_address };
+    Ok(Port { node_port: number(node_port)?, host_port: number(host_port)?, host_address })
+}
+
+pub(super) fn spec(spec: NodeSpec) -> common::NodeSpec {
+    let NodeSpec { image_id, image_sha256, command, environment, ports, size } = spec;
+    let environment =
+        environment.into_iter().map(|Variable { name, value }| common::EnvironmentVariable { name, value }).collect();
+    common::NodeSpec {
+        image_id: image_id.map(|id| id.to_string()).unwrap_or_default(),
+        image_sha256,
+        command,
+        environment,
+        ports: ports.into_iter().map(port).collect(),
+        size: Some(size.into()),
+    }
+}
+
+pub(super) fn node(node: NodeModel) -> wire::Node {
+    let NodeModel {
+        id,
+        line_id,
+        rcontract_id,
+        host_id,
+        host_name,
+        owner: _,
+        name,
+        spec: of,
+        power,
+        generation,
+        state,
+        carried,
+        boot: _,
+        detail,
+        ports,
+        removed: _,
+        revision: _,
+        request_id: _,
+        changed_ms: _,
+    } = node;
+    wire::Node {
+        id: id.to_string(),
+        line_id: line_id.to_string(),
+        rcontract_id: rcontract_id.to_string(),
+        name,
+        host_id: host_id.to_string(),
+        host_name,
+        node_type: common::NodeType::Unspecified.into(),
+        spec: Some(spec(of)),
+        power: common::Power::from(power).into(),
+        generation,
+        state: common::NodeState::from(state).into(),
+        carried,
+        detail,
+        ports: ports.into_iter().map(port).collect(),
+        host_state: String::new(),
+    }
+}
+
+pub(super) fn contract(contract: ContractModel, nodes: Vec<NodeModel>) -> wire::RContract {
+    let ContractModel { id, name, owner, state, lines: _, generation, created_ms, created_by: _, released_ms: _ } =
+        contract;
+    wire::RContract {
+        id: id.to_string(),
+        name,
+        owner,
+        state: state.as_str().to_owned(),
+        created_ms,
+        generation,
+        nodes: nodes.into_iter().map(node).collect(),
+    }
+}
+
+pub(super) fn host(host: HostModel, places: &Places) -> wire::Host {
+    let place = host.area.and_then(|a| places.get(&a.rack_id)).cloned().unwrap_or_default();
+    wire::Host {
+        id: host.id.to_string(),
+        region: place.region.0,
+        zone: place.zone.0,
+        rack: place.rack.0,
+        unit: host.area.and_then(|a| u32::try_from(a.unit).ok()).unwrap_or_default(),
+        node_type: host.node_type.map_or(common::NodeType::Unspecified, Into::into).into(),
+        state: host.state.as_str().to_owned(),
+        clock_mhz: host.clock_mhz,
+        rentable: Some(host.rentable().into()),
+        free: Some(host.free().into()),
+        overhead_per_node: Some(host.node_overhead.into()),
+        nodes: host.nodes,
+        refuses: host.refuses().unwrap_or_default(),
+        region_id: place.region.1,
+        zone_id: place.zone.1,
+        rack_id: place.rack.1,
+        name: host.name,
+    }
+}
+
+pub(super) fn image(image: ImageModel) -> wire::Image {
+    let ImageModel { id, name, owner, sha256, bytes, state, generation: _, created_ms: _ } = image;
+    wire::Image { id: id.to_string(), name, sha256, bytes, state: state.as_str().to_owned(), owner }
+}
+
+pub(super) fn event(event: Event) -> common::Event {
+    let Event { position, at_ms, kind, owner, subject, request_id, payload } = event;
+    common::Event { position, at_ms, kind, owner, subject, request_id, payload_json: payload }
+}
+
+pub(super) fn line(line: wire::Line) -> Result<LineRequest, Problem> {
+    let power = power_from(line.power())?;
+    let wire::Line { id, name, host_id, spec, power: _ } = line;
+    let common::NodeSpec { image_id, image_sha256: _, command, environment, ports, size } = spec.unwrap_or_default();
+    Ok(LineRequest {
+        id: Some(Id::parse(&id)?),
+        name,
+        host: host_id,
+        image: Some(image_id).filter(|i| !i.is_empty()),
+        command,
+        environment: environment
+            .into_iter()
+            .map(|common::EnvironmentVariable { name, value }| Variable { name, value })
+            .collect(),
+        ports: ports.into_iter().map(port_from).collect::<Result<_, _>>()?,
+        size: size.map(Size::from),
+        power,
+    })
+}
+
+/// `None` where the message leaves it out.
+pub(super) fn power_from(power: common::Power) -> Result<Option<Power>, Problem> {
+    match power {
+        common::Power::Unspecified => Ok(None),
+        power => Power::try_from(power).map(Some),
+    }
+}
+
+pub(super) fn facts(facts: agent::Facts) -> Result<HostFacts, Problem> {
+    let agent::Facts { agent_version: _, boot_id, capacity, clock_mhz, drivers } = facts;
+    let capacity = capacity.map(Size::from).unwrap_or_default();
+    capacity.check("the machine")?;
+    if drivers.len() > 16 {
+        return Err(Problem::invalid("a machine has at most 16 drivers"));
+    }
+    let drivers = drivers.into_iter().map(driver).collect::<Result<_, _>>()?;
+    let boot_id = yiqiu_base::name::shown(&boot_id);
+    Ok(HostFacts { boot_id, capacity, clock_mhz: clock_mhz.clamp(0, 1_000_000), drivers })
+}
+
+fn driver(driver: agent::DriverStatus) -> Result<DriverStatus, Problem> {
+    let node_type = NodeType::try_from(driver.node_type())?;
+    let agent::DriverStatus { node_type: _, name, ready, missing, overhead_fixed, overhead_per_node } = driver;
+    let size = |size: Option<common::Size>| {
+        let size = size.map(Size::from).unwrap_or_default();
+        let bounded = size.within(Size::ZERO.zip(Size::ZERO, |_, _| yiqiu_base::size::MOST)) && Size::ZERO.within(size);
+        bounded.then_some(size).ok_or_else(|| Problem::invalid("the overhead of a driver is not negative"))
+    };
+    let missing = missing.chars().filter(|c| !c.is_control()).take(300).collect();
+    Ok(DriverStatus {
+        node_type,
+        name: yiqiu_base::name::shown(&name),
+        ready,
+        missing,
+        overhead_fixed: size(overhead_fixed)?,
+        overhead_per_node: size(overhead_per_node)?,
+    })
+}
+
+pub(super) fn report(report: agent::NodeReport) -> Result<Report, Problem> {
+    let state = NodeState::try_from(report.state())?;
+    let agent::NodeReport { node_id, state: _, generation, boot, detail, ports, at_ms: _, revision: _ } = report;
+    Ok(Report {
+        node_id: Id::parse(&node_id)?,
+        state,
+        generation,
+        boot,
+        detail: detail.chars().map(|c| if c.is_control() { ' ' } else { c }).take(500).collect(),
+        ports: ports.into_iter().take(64).map(port_from).collect::<Result<_, _>>()?,
+    })
+}
+
+pub(super) fn sample(sample: agent::Sample) -> Result<Sample, Problem> {
+    let agent::Sample {
+        node_id,
+        boot,
+        seq,
+        at_ms,
+        cpu_ns,
+        memory_byte_ms,
+        net_rx_bytes,
+        net_tx_bytes,
+        block_read_bytes,
+        block_write_bytes,
+    } = sample;
+    let counters = Counters { cpu_ns, memory_byte_ms, net_rx_bytes, net_tx_bytes, block_read_bytes, block_write_bytes };
+    Ok(Sample { node_id: Id::parse(&node_id)?, boot, seq, at_ms, counters })
+}
+
+/// What one node should be, as its agent is told.
+pub(super) fn assignment(node: NodeModel, node_type: NodeType, stop_grace_ms: u32) -> agent::Assignment {
+    agent::Assignment {
+        node_id: node.id.to_string(),
+        name: node.name,
+        node_type: common::NodeType::from(node_type).into(),
+        spec: Some(spec(node.spec)),
+        power: common::Power::from(node.power).into(),
+        generation: node.generation,
+        carried: node.carried,
+        removed: node.removed,
+        revision: node.revision,
+        stop_grace_ms,
+        request_id: node.request_id,
+        boot: node.boot,
+    }
+}

@@ -1,0 +1,127 @@
+//! Agents: how they join, what they are told, and what is believed of what they say.
+
+use tokio::sync::mpsc;
+use yiqiu_base::{Code, Id, NodeState, NodeType, Problem, id::Host, secret::Secret};
+
+use super::{Push, Service};
+use crate::{
+    lifecycle::host_after,
+    model::{HostModel, NodeModel, Report, Sample},
+    store::{HostFacts, Reported},
+};
+
+/// What an agent says first.
+#[derive(Debug, Clone)]
+pub struct Hello {
+    /// The host that it says it is.
+    pub host_id: Id<Host>,
+    /// Its machine.
+    pub facts: HostFacts,
+    /// The greatest epoch that it has obeyed.
+    pub epoch: u64,
+    /// Every node that is on its machine.
+    pub nodes: Vec<Report>,
+}
+
+/// An agent's session.
+pub struct Connected {
+    /// Which host.
+    pub host: HostModel,
+    /// Which of its sessions.
+    pub number: u64,
+    /// What every node of the host should be, as of now.
+    pub full_set: Vec<NodeModel>,
+    /// What changes from now on.
+    pub pushes: mpsc::Receiver<Push>,
+}
+
+impl Service {
+    /// Trades a join token for a credential. Refused before the token is used up where the machine lacks the driver
+    /// of the host's node type.
+    pub async fn agent_join(&self, token: &Secret, facts: &HostFacts) -> Result<(HostModel, Secret), Problem> {
+        let now = self.now();
+        if let Some(host) = self.store().host_by_join_token(token, now).await?
+            && let Some(node_type) = host.node_type
+        {
+            let told = HostModel { drivers: facts.drivers.clone(), state: crate::model::HostState::Online, ..host };
+            if let Some(why) = told.driver_missing(node_type) {
+                return Err(Problem::new(Code::DriverMissing, why));
+            }
+        }
+        let credential = Secret::generate("yqa_");
+        let host = self.store().host_join(token, &credential, now).await?;
+        tracing::info!(host = host.name, "an agent joined");
+        Ok((host, credential))
+    }
+
+    /// The host of a credential.
+    pub async fn agent_host(&self, credential: &Secret) -> Result<HostModel, Problem> {
+        self.store().host_by_credential(credential).await
+    }
+
+    /// Opens an agent's session: from here on its host is online, and changes reach it. The full set is read after
+    /// the session is open, so that no change falls between.
+    pub async fn agent_connect(&self, credential: &Secret, hello: Hello) -> Result<Connected, Problem> {
+        let host = self.agent_host(credential).await?;
+        if hello.host_id != host.id {
+            return Err(Problem::new(
+                Code::PermissionDenied,
+                format!("this credential is bound to host {}: it cannot speak for another", host.name),
+            ));
+        }
+        if hello.epoch > self.epoch() {
+            tracing::warn!(
+                host = host.name,
+                agent_epoch = hello.epoch,
+                epoch = self.epoch(),
+                "the agent has obeyed a newer history: it will not follow this one until its epoch is raised"
+            );
+        }
+        let (number, pushes) = self.0.sessions.open(host.id);
+        self.store().host_seen(&host, host_after(host.state, true), Some(&hello.facts), self.now()).await?;
+        let full_set = self.store().node_of_host(host.id).await?;
+        let known: std::collections::HashSet<_> = full_set.iter().map(|n| n.id).collect();
+        for report in hello.nodes {
+            if known.contains(&report.node_id) {
+                self.agent_report(&host, report).await?;
+            } else if report.state != NodeState::Gone {
+                tracing::warn!(host = host.name, node = %report.node_id, "an orphan: a node without a claim; it is left alone");
+                metrics::counter!("yiqiu_orphans_seen_total").increment(1);
+            }
+        }
+        Ok(Connected { host, number, full_set, pushes })
+    }
+
+    /// Ends a session; the host is unreachable unless its agent has dialled anew.
+    pub async fn agent_lost(&self, host: &HostModel, number: u64) {
+        if !self.0.sessions.close(host.id, number) {
+            return;
+        }
+        tracing::warn!(host = host.name, "the agent is lost; its nodes may well run");
+        let state = host_after(crate::model::HostState::Online, false);
+        if let Err(problem) = self.store().host_seen(host, state, None, self.now()).await {
+            tracing::error!(host = host.name, %problem, "a lost host could not be recorded");
+        }
+    }
+
+    /// How a host is cut now.
+    pub async fn agent_cut(&self, host: &HostModel) -> Result<NodeType, Problem> {
+        let host = self.store().host_get(&host.id.to_string()).await?;
+        host.node_type.ok_or_else(|| Problem::internal("a host that is not cut has a node"))
+    }
+
+    /// Takes changed facts.
+    pub async fn agent_facts(&self, host: &HostModel, facts: &HostFacts) -> Result<(), Problem> {
+        self.store().host_seen(host, crate::model::HostState::Online, Some(facts), self.now()).await
+    }
+
+    /// Takes what an agent says of one of its nodes.
+    pub async fn agent_report(&self, host: &HostModel, report: Report) -> Result<(), Problem> {
+        self.0.reports.ask(Reported { host_id: host.id, report }).await
+    }
+
+    /// Takes readings of an agent's nodes.
+    pub async fn agent_usage(&self, host: &HostModel, samples: &[Sample]) -> Result<(), Problem> {
+        self.store().usage_record(host.id, samples, self.now()).await
+    }
+}

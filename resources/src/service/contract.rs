@@ -1,0 +1,256 @@
+//! RContracts: checked at the edge, then admitted in groups.
+
+use std::collections::HashSet;
+
+use serde::Serialize;
+use yiqiu_base::{
+    Clock, Code, Id, NodeType, Power, Principal, Problem, Size,
+    clock::Ms,
+    http::{Page, Paging},
+    id::{Line, RContract},
+    idempotency::Key,
+    name,
+    telemetry::request_id,
+};
+
+use super::{Service, scope};
+use crate::{
+    lifecycle::largest_node,
+    model::{ContractModel, NewContract, NewLine, NodeModel, NodeSpec, Port, Variable},
+    store::{Admission, Admitted, NodeFilter, Store},
+};
+
+/// The most lines of a contract.
+const LINES_MOST: usize = 500;
+
+/// One line as it is asked for.
+#[derive(Debug, Clone, Serialize)]
+pub struct LineRequest {
+    /// Minted by the caller, or here.
+    pub id: Option<Id<Line>>,
+    /// Unique in its contract.
+    pub name: String,
+    /// The host, by name or id.
+    pub host: String,
+    /// The image, by name or id.
+    pub image: Option<String>,
+    /// What to run.
+    pub command: Vec<String>,
+    /// Its environment.
+    pub environment: Vec<Variable>,
+    /// Ports to publish.
+    pub ports: Vec<Port>,
+    /// How much of the host; left out: the whole of a host cut as `bm`.
+    pub size: Option<Size>,
+    /// Whether it starts at once; `on` if left out.
+    pub power: Option<Power>,
+}
+
+/// Decides a group. If the group fails as a whole, each is decided alone, so that nobody fails for a neighbour.
+pub(super) async fn admit_group(
+    store: &Store,
+    group: &[Admission],
+    clock: &Clock,
+) -> Result<Vec<Result<Admitted, Problem>>, Problem> {
+    metrics::histogram!("yiqiu_claim_group").record(u32::try_from(group.len()).unwrap_or(u32::MAX));
+    match store.contract_admit(group, clock.now()).await {
+        Err(_) if group.len() > 1 => {
+            let mut verdicts = Vec::with_capacity(group.len());
+            for one in group {
+                let verdict = store.contract_admit(std::slice::from_ref(one), clock.now()).await;
+                verdicts
+                    .push(verdict.and_then(|mut v| v.pop().unwrap_or_else(|| Err(Problem::internal("no verdict")))));
+            }
+            Ok(verdicts)
+        }
+        decided => decided,
+    }
+}
+
+impl Service {
+    /// Claims every line, or none. The same id or the same key again answers with the contract that is there.
+    pub async fn contract_create(
+        &self,
+        who: &Principal,
+        id: Option<Id<RContract>>,
+        name: &str,
+        lines: &[LineRequest],
+        key: Option<&str>,
+    ) -> Result<(ContractModel, Vec<NodeModel>), Problem> {
+        let scope = format!("{} {}", who.subject, who.owner);
+        let key = key.map(|key| Key::new(&scope, "rcontract", key, &(id, name, lines))).transpose()?;
+        let contract = self.contract_checked(who, id, name, lines).await?;
+        let (owner, created_by, lines) = (
+            contract.owner.clone(),
+            contract.created_by.clone(),
+            i64::try_from(contract.lines.len()).unwrap_or(i64::MAX),
+        );
+        let admission = Admission { contract, key, request_id: request_id() };
+        let admitted = self.0.admissions.ask(admission).await?;
+        if admitted.nodes.is_empty() {
+            return self.contract_get(who, &admitted.id.to_string()).await;
+        }
+        metrics::counter!("yiqiu_claims_total").increment(admitted.nodes.len() as u64);
+        self.push(&admitted.nodes);
+        let contract = ContractModel {
+            id: admitted.id,
+            name: name.to_owned(),
+            owner,
+            state: crate::model::ContractState::Active,
+            lines,
+            generation: 1,
+            created_ms: admitted.nodes.first().map_or_else(|| self.now(), |n| n.changed_ms),
+            created_by,
+            released_ms: None,
+        };
+        Ok((contract, admitted.nodes))
+    }
+
+    /// What [`Service::contract_create`] would say now, without claiming.
+    pub async fn contract_dry_run(&self, who: &Principal, name: &str, lines: &[LineRequest]) -> Result<(), Problem> {
+        let contract = self.contract_checked(who, None, name, lines).await?;
+        self.store().contract_dry_run(&contract).await
+    }
+
+    async fn contract_checked(
+        &self,
+        who: &Principal,
+        id: Option<Id<RContract>>,
+        name: &str,
+        lines: &[LineRequest],
+    ) -> Result<NewContract, Problem> {
+        let owner = who.owner()?.to_owned();
+        name::check("rcontract", name)?;
+        if lines.is_empty() || lines.len() > LINES_MOST {
+            return Err(Problem::invalid(format!("a contract has 1 to {LINES_MOST} lines, not {}", lines.len())));
+        }
+        let mut names = HashSet::with_capacity(lines.len());
+        let mut checked = Vec::with_capacity(lines.len());
+        for line in lines {
+            name::check("line", &line.name)?;
+            if !names.insert(line.name.as_str()) {
+                return Err(Problem::new(Code::AlreadyExists, format!("two lines are named `{}`", line.name)));
+            }
+            checked.push(self.line_checked(who, line).await?);
+        }
+        let id = id.unwrap_or_else(Id::new);
+        Ok(NewContract { id, name: name.to_owned(), owner, created_by: who.subject.clone(), lines: checked })
+    }
+
+    async fn line_checked(&self, who: &Principal, line: &LineRequest) -> Result<NewLine, Problem> {
+        check_spec(line)?;
+        // A line with an image, a size and a host's id needs nothing from the database before its admission.
+        let host_id = line.host.parse::<uuid::Uuid>().ok().map(Id::from);
+        let (host_id, size) = match (host_id, line.size, &line.image) {
+            (Some(host_id), Some(size), Some(_)) => (host_id, size),
+            _ => {
+                let host = self.store().host_get(&line.host).await?;
+                if host.node_type == Some(NodeType::Cm) && line.image.is_none() {
+                    return Err(Problem::invalid(format!("line {} has no image: a container needs one", line.name)));
+                }
+                let whole = (host.node_type == Some(NodeType::Bm)).then(|| largest_node(&host));
+                let size = line.size.or(whole).ok_or_else(|| {
+                    Problem::invalid(format!("line {} has no size: only a host cut as bm is claimed whole", line.name))
+                })?;
+                (host.id, size)
+            }
+        };
+        size.check(&format!("line {}", line.name))?;
+        let image = match &line.image {
+            Some(image) => Some(self.image_for_line(who, image).await?),
+            None => None,
+        };
+        let power = match line.power.unwrap_or(Power::On) {
+            Power::Hibernated => return Err(Problem::invalid("a new node is on or off, not hibernated")),
+            power => power,
+        };
+        Ok(NewLine {
+            id: line.id.unwrap_or_else(Id::new),
+            name: line.name.clone(),
+            host_id,
+            spec: NodeSpec {
+                image_id: image.as_ref().map(|i| i.id),
+                image_sha256: image.map(|i| i.sha256).unwrap_or_default(),
+                command: line.command.clone(),
+                environment: line.environment.clone(),
+                ports: line.ports.clone(),
+                size,
+            },
+            power,
+        })
+    }
+
+    /// By id, or by name among those not released.
+    pub async fn contract_get(
+        &self,
+        who: &Principal,
+        name_or_id: &str,
+    ) -> Result<(ContractModel, Vec<NodeModel>), Problem> {
+        let contract = self.contract_find(who, name_or_id).await?;
+        let filter = NodeFilter { rcontract: Some(contract.id), ..NodeFilter::default() };
+        let all = Paging { cursor: None, limit: Some(1000) };
+        let nodes = self.store().node_list(&filter, &all).await?;
+        Ok((contract, nodes))
+    }
+
+    async fn contract_find(&self, who: &Principal, name_or_id: &str) -> Result<ContractModel, Problem> {
+        let contract = match name_or_id.parse::<uuid::Uuid>() {
+            Ok(id) => self.store().contract_get(id.into()).await?,
+            Err(_) => self.store().contract_by_name(name_or_id, scope(who)).await?,
+        };
+        if who.may_touch(&contract.owner) { Ok(contract) } else { Err(Problem::not_found("rcontract", name_or_id)) }
+    }
+
+    /// In the order of making.
+    pub async fn contract_list(
+        &self,
+        who: &Principal,
+        paging: &Paging,
+        created_before_ms: Option<Ms>,
+        released: bool,
+    ) -> Result<Page<ContractModel>, Problem> {
+        let contracts = self.store().contract_list(paging, scope(who), created_before_ms, released).await?;
+        Ok(Page::of(contracts, paging, |c| c.id.to_string()))
+    }
+
+    /// Asks for the end of a contract. Its claims end as its nodes are verified gone.
+    pub async fn contract_release(&self, who: &Principal, name_or_id: &str) -> Result<ContractModel, Problem> {
+        let contract = self.contract_find(who, name_or_id).await?;
+        let nodes = self.store().contract_release(&contract, self.now()).await?;
+        self.push(&nodes);
+        self.store().contract_get(contract.id).await
+    }
+}
+
+/// Checks what runs in a node: bounded, and without what a command line or an environment cannot hold.
+fn check_spec(line: &LineRequest) -> Result<(), Problem> {
+    let refuse = |what: String| Err(Problem::invalid(format!("line {}: {what}", name::shown(&line.name))));
+    let text: usize = line.command.iter().map(String::len).sum::<usize>()
+        + line.environment.iter().map(|v| v.name.len() + v.value.len()).sum::<usize>();
+    if line.command.len() > 256 || line.environment.len() > 256 || text > 64 << 10 {
+        return refuse("command and environment have at most 256 entries each and 64 KiB in all".to_owned());
+    }
+    if line.command.iter().any(|c| c.contains('\0')) || line.command.first().is_some_and(String::is_empty) {
+        return refuse("the command has no NUL character and does not begin with an empty word".to_owned());
+    }
+    for variable in &line.environment {
+        let head = |c: char| c.is_ascii_alphabetic() || c == '_';
+        let good = variable.name.starts_with(head) && variable.name.chars().all(|c| head(c) || c.is_ascii_digit());
+        if !good || variable.value.contains('\0') {
+            return refuse(format!("`{}` cannot be an environment variable", name::shown(&variable.name)));
+        }
+    }
+    let mut ports = HashSet::new();
+    if line.ports.len() > 64 {
+        return refuse("at most 64 ports".to_owned());
+    }
+    for port in &line.ports {
+        if port.node_port == 0 || !ports.insert(port.node_port) {
+            return refuse(format!("port {} is zero or there twice", port.node_port));
+        }
+        if port.host_address != "127.0.0.1" {
+            return refuse("ports are published on 127.0.0.1 only".to_owned());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,197 @@
+//! What can be asked of Resources. Every method takes who asks, decides whether they may, and answers with a model or
+//! a refusal; HTTP and gRPC only translate.
+
+mod agent;
+mod contract;
+pub mod host;
+mod image;
+mod node;
+mod place;
+mod sessions;
+
+use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
+
+use tokio::sync::RwLock;
+use yiqiu_base::{
+    Code, Environment, Id, Principal, Problem,
+    database::Database,
+    group_commit::GroupCommit,
+    id::Image,
+    outbox::{self, Event},
+    principal::Role,
+};
+
+pub use agent::{Connected, Hello};
+pub use contract::LineRequest;
+pub use image::ImageFile;
+pub use sessions::Push;
+
+use crate::{
+    model::{ImageModel, NodeModel},
+    reconcile,
+    store::{Admission, Admitted, Books, Reported, Store},
+};
+use sessions::Sessions;
+
+/// How Resources runs.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where the bytes of images are kept.
+    pub images: PathBuf,
+    /// How often an agent says that it is there.
+    pub heartbeat: Duration,
+    /// How long an agent may be silent before its host is shown as unreachable.
+    pub lost_after: Duration,
+    /// How often agents send usage.
+    pub usage: Duration,
+    /// How long a join token holds.
+    pub join_token: Duration,
+    /// How long a node may take to follow a wish before its agent is told again.
+    pub resend_after: Duration,
+    /// How long a node may take to stop before it is killed.
+    pub stop_grace: Duration,
+}
+
+impl Settings {
+    /// The usual times, with images under `images`.
+    pub fn new(images: PathBuf) -> Self {
+        Self {
+            images,
+            heartbeat: Duration::from_secs(5),
+            lost_after: Duration::from_secs(15),
+            usage: Duration::from_secs(10),
+            join_token: Duration::from_secs(3600),
+            resend_after: Duration::from_secs(20),
+            stop_grace: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Tier 1. Cheap to clone.
+#[derive(Clone)]
+pub struct Service(Arc<Inner>);
+
+struct Inner {
+    store: Store,
+    environment: Environment,
+    settings: Settings,
+    sessions: Sessions,
+    admissions: GroupCommit<Admission, Admitted>,
+    reports: GroupCommit<Reported, ()>,
+    /// Images that are ready, by id: what a claim needs to know of them never changes until they are deleted.
+    images: RwLock<HashMap<Id<Image>, ImageModel>>,
+    epoch: u64,
+}
+
+/// The most contracts, and the most reports, that one transaction carries.
+const GROUP_MOST: usize = 256;
+
+/// Brings the tables up to date, and starts the loops of the tier.
+pub async fn start(database: Database, environment: Environment, settings: Settings) -> Result<Service, Problem> {
+    let store = Store::open(database).await?;
+    environment.clock.not_before(store.newest_ms().await?);
+    store.host_all_lost().await?;
+    let epoch = u64::try_from(outbox::epoch(store.database()).await?).unwrap_or_default();
+    std::fs::create_dir_all(&settings.images).map_err(|error| {
+        Problem::new(
+            Code::Unavailable,
+            format!("cannot make the folder of images {}: {error}", settings.images.display()),
+        )
+    })?;
+    let sessions = Sessions::default();
+    let admissions = {
+        let (store, clock) = (store.clone(), environment.clock.clone());
+        GroupCommit::start(GROUP_MOST, move |group: Arc<Vec<Admission>>| {
+            let (store, clock) = (store.clone(), clock.clone());
+            async move { contract::admit_group(&store, &group, &clock).await }
+        })
+    };
+    let reports = {
+        let (store, clock, sessions) = (store.clone(), environment.clock.clone(), sessions.clone());
+        GroupCommit::start(GROUP_MOST, move |group: Arc<Vec<Reported>>| {
+            let (store, clock, sessions) = (store.clone(), clock.clone(), sessions.clone());
+            async move {
+                let changed = store.node_observed(&group, clock.now()).await?;
+                sessions.changed(&changed);
+                Ok(vec![Ok(()); group.len()])
+            }
+        })
+    };
+    let service = Service(Arc::new(Inner {
+        store,
+        environment,
+        settings,
+        sessions,
+        admissions,
+        reports,
+        images: RwLock::default(),
+        epoch,
+    }));
+    reconcile::start(&service);
+    Ok(service)
+}
+
+impl Service {
+    /// Whether the database answers.
+    pub async fn ready(&self) -> Result<(), Problem> {
+        self.0.store.database().ping().await
+    }
+
+    /// What everything of this process shares.
+    pub fn environment(&self) -> &Environment {
+        &self.0.environment
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.0.settings
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    fn now(&self) -> i64 {
+        self.0.environment.clock.now()
+    }
+
+    /// The history that assignments and events belong to: grows when the database is restored from a backup.
+    pub fn epoch(&self) -> u64 {
+        self.0.epoch
+    }
+
+    /// Checks the books now.
+    pub async fn books(&self, principal: &Principal) -> Result<Books, Problem> {
+        principal.require_service()?;
+        self.0.store.books().await
+    }
+
+    /// Events after a position. Ops and tiers read all of them; a tenant those of its own contracts.
+    pub async fn events(
+        &self,
+        principal: &Principal,
+        after: i64,
+        limit: u32,
+        wait: Duration,
+    ) -> Result<Vec<Event>, Problem> {
+        let events = outbox::read(self.0.store.database(), after, limit, wait).await?;
+        Ok(match principal.role {
+            Role::Ops | Role::Service => events,
+            Role::Tenant => events.into_iter().filter(|e| principal.may_touch(&e.owner)).collect(),
+        })
+    }
+
+    /// Tells the agents of these nodes what is wished.
+    pub(crate) fn push(&self, nodes: &[NodeModel]) {
+        for node in nodes {
+            self.0.sessions.push(node.host_id, Push::Assign(Box::new(node.clone())));
+        }
+    }
+}
+
+/// Whose things a principal sees: `None` is everyone's.
+fn scope(principal: &Principal) -> Option<&str> {
+    match principal.role {
+        Role::Ops => None,
+        Role::Tenant | Role::Service => Some(&principal.owner),
+    }
+}

@@ -1,0 +1,152 @@
+//! Images: what is known of them. Their bytes are files, kept by the service.
+
+use sea_orm::{
+    ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Set,
+    sea_query::{Expr, ExprTrait},
+};
+use yiqiu_base::{
+    Code, Id, Problem,
+    database::{is_duplicate, stored},
+    http::Paging,
+    id::Image,
+    idempotency::{self, Key},
+};
+
+use super::Store;
+use crate::model::{ImageModel, ImageState};
+
+mod image {
+    use sea_orm::entity::prelude::*;
+
+    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+    #[sea_orm(table_name = "image")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub id: Uuid,
+        pub name: String,
+        pub owner: String,
+        pub sha256: String,
+        pub bytes: i64,
+        pub state: String,
+        pub generation: i64,
+        pub created_ms: i64,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+impl TryFrom<image::Model> for ImageModel {
+    type Error = sea_orm::DbErr;
+    fn try_from(row: image::Model) -> Result<Self, Self::Error> {
+        let image::Model { id, name, owner, sha256, bytes, state, generation, created_ms } = row;
+        Ok(Self { id: id.into(), name, owner, sha256, bytes, state: stored(&state)?, generation, created_ms })
+    }
+}
+
+impl Store {
+    /// Adds an image without bytes; `already_exists` if its owner has one of that name.
+    pub async fn image_insert(&self, new: &ImageModel, key: Option<&Key>) -> Result<ImageModel, Problem> {
+        let transaction = self.database.begin().await?;
+        if let Some(key) = key
+            && let Some(kept) = idempotency::kept(&*transaction, &[key]).await?.first()
+        {
+            let first = Id::<Image>::parse(kept.replay(key)?)?;
+            drop(transaction);
+            return self.image_get(first).await;
+        }
+        let ImageModel { id, name, owner, sha256, bytes, state, generation, created_ms } = new.clone();
+        let row = image::ActiveModel {
+            id: Set(id.uuid()),
+            name: Set(name.clone()),
+            owner: Set(owner),
+            sha256: Set(sha256),
+            bytes: Set(bytes),
+            state: Set(state.as_str().to_owned()),
+            generation: Set(generation),
+            created_ms: Set(created_ms),
+        };
+        match image::Entity::insert(row).exec_without_returning(&*transaction).await {
+            Ok(_) => {}
+            Err(error) if is_duplicate(&error) => {
+                return Err(Problem::new(Code::AlreadyExists, format!("there is already an image `{name}`")));
+            }
+            Err(error) => return Err(error.into()),
+        }
+        if let Some(key) = key {
+            idempotency::keep(&*transaction, &[(key, id.to_string())], created_ms).await?;
+        }
+        transaction.commit().await?;
+        Ok(new.clone())
+    }
+
+    /// By id; `not_found` otherwise.
+    pub async fn image_get(&self, id: Id<Image>) -> Result<ImageModel, Problem> {
+        let found = image::Entity::find_by_id(id.uuid()).one(self.database.read()).await?;
+        Ok(found.ok_or_else(|| Problem::not_found("image", id))?.try_into()?)
+    }
+
+    /// By name or id among an owner's own and everyone's; the owner's own come first. `None`: any owner's.
+    pub async fn image_find(&self, name_or_id: &str, owner: Option<&str>) -> Result<ImageModel, Problem> {
+        let mut query = image::Entity::find().filter(match name_or_id.parse::<uuid::Uuid>() {
+            Ok(id) => image::Column::Id.eq(id),
+            Err(_) => image::Column::Name.eq(name_or_id),
+        });
+        if let Some(owner) = owner {
+            query = query.filter(visible(owner));
+        }
+        let found = query.order_by_desc(image::Column::Owner).one(self.database.read()).await?;
+        Ok(found.ok_or_else(|| Problem::not_found("image", name_or_id))?.try_into()?)
+    }
+
+    /// In the order of names; `owner` as in [`Store::image_find`].
+    pub async fn image_list(&self, paging: &Paging, owner: Option<&str>) -> Result<Vec<ImageModel>, Problem> {
+        let mut query = image::Entity::find().order_by_asc(image::Column::Name).limit(paging.limit());
+        if let Some(cursor) = &paging.cursor {
+            query = query.filter(image::Column::Name.gt(cursor.as_str()));
+        }
+        if let Some(owner) = owner {
+            query = query.filter(visible(owner));
+        }
+        Ok(super::rows::models(query.all(self.database.read()).await?)?)
+    }
+
+    /// Says that the bytes are here.
+    pub async fn image_ready(&self, id: Id<Image>) -> Result<(), Problem> {
+        let transaction = self.database.begin().await?;
+        image::Entity::update_many()
+            .col_expr(image::Column::State, Expr::value(ImageState::Ready.as_str()))
+            .col_expr(image::Column::Generation, Expr::col(image::Column::Generation).add(1))
+            .filter(image::Column::Id.eq(id.uuid()))
+            .filter(image::Column::State.eq(ImageState::Pending.as_str()))
+            .exec(&*transaction)
+            .await?;
+        Ok(transaction.commit().await?)
+    }
+
+    /// Takes an image away that no node uses, and says whether another image still has the same bytes.
+    pub async fn image_delete(&self, model: &ImageModel) -> Result<bool, Problem> {
+        let transaction = self.database.begin().await?;
+        let users = super::node::count_of_image(&transaction, model.id).await?;
+        if users > 0 {
+            return Err(Problem::new(
+                Code::InUse,
+                format!("image {} is what {users} nodes start from: release them first", model.name),
+            ));
+        }
+        image::Entity::delete_many().filter(image::Column::Id.eq(model.id.uuid())).exec(&*transaction).await?;
+        let shared = image::Entity::find()
+            .filter(image::Column::Sha256.eq(model.sha256.as_str()))
+            .one(&*transaction)
+            .await?
+            .is_some();
+        transaction.commit().await?;
+        Ok(shared)
+    }
+}
+
+fn visible(owner: &str) -> Condition {
+    Condition::any().add(image::Column::Owner.eq("")).add(image::Column::Owner.eq(owner))
+}

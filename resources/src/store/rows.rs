@@ -1,0 +1,218 @@
+//! Rows as they are read, and how they become models. Conversions name every column.
+
+use sea_orm::{DbErr, FromQueryResult};
+use uuid::Uuid;
+use yiqiu_base::{Size, database::stored};
+
+use crate::model::{Area, ContractModel, HostModel, NodeModel};
+
+/// The columns of [`HostRow`].
+pub(super) const HOST: &str = "host.id, host.name, host.rack_id, host.unit, host.node_type, host.state, \
+    host.clock_mhz, host.capacity_fixed, host.capacity_cpu, host.capacity_memory, host.capacity_disk, \
+    host.capacity_iops, host.overhead_cpu, host.overhead_memory, host.overhead_disk, host.overhead_iops, \
+    host.node_overhead_cpu, host.node_overhead_memory, host.node_overhead_disk, host.node_overhead_iops, \
+    host.used_cpu, host.used_memory, host.used_disk, host.used_iops, host.nodes, host.drivers, host.last_seen_ms, \
+    host.generation, host.created_ms";
+
+#[derive(FromQueryResult)]
+pub(super) struct HostRow {
+    id: Uuid,
+    name: String,
+    rack_id: Option<Uuid>,
+    unit: Option<i64>,
+    node_type: Option<String>,
+    state: String,
+    clock_mhz: i64,
+    capacity_fixed: bool,
+    capacity_cpu: i64,
+    capacity_memory: i64,
+    capacity_disk: i64,
+    capacity_iops: i64,
+    overhead_cpu: i64,
+    overhead_memory: i64,
+    overhead_disk: i64,
+    overhead_iops: i64,
+    node_overhead_cpu: i64,
+    node_overhead_memory: i64,
+    node_overhead_disk: i64,
+    node_overhead_iops: i64,
+    used_cpu: i64,
+    used_memory: i64,
+    used_disk: i64,
+    used_iops: i64,
+    nodes: i64,
+    drivers: String,
+    last_seen_ms: i64,
+    generation: i64,
+    created_ms: i64,
+}
+
+fn size(cpu_millicores: i64, memory_bytes: i64, disk_bytes: i64, disk_iops: i64) -> Size {
+    Size { cpu_millicores, memory_bytes, disk_bytes, disk_iops }
+}
+
+fn json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, DbErr> {
+    serde_json::from_str(text).map_err(|error| DbErr::Json(error.to_string()))
+}
+
+impl TryFrom<HostRow> for HostModel {
+    type Error = DbErr;
+    fn try_from(row: HostRow) -> Result<Self, DbErr> {
+        let HostRow {
+            id,
+            name,
+            rack_id,
+            unit,
+            node_type,
+            state,
+            clock_mhz,
+            capacity_fixed,
+            capacity_cpu,
+            capacity_memory,
+            capacity_disk,
+            capacity_iops,
+            overhead_cpu,
+            overhead_memory,
+            overhead_disk,
+            overhead_iops,
+            node_overhead_cpu,
+            node_overhead_memory,
+            node_overhead_disk,
+            node_overhead_iops,
+            used_cpu,
+            used_memory,
+            used_disk,
+            used_iops,
+            nodes,
+            drivers,
+            last_seen_ms,
+            generation,
+            created_ms,
+        } = row;
+        Ok(Self {
+            id: id.into(),
+            name,
+            area: rack_id.zip(unit).map(|(rack_id, unit)| Area { rack_id: rack_id.into(), unit }),
+            node_type: node_type.as_deref().map(stored).transpose()?,
+            state: stored(&state)?,
+            clock_mhz,
+            capacity_fixed,
+            capacity: size(capacity_cpu, capacity_memory, capacity_disk, capacity_iops),
+            overhead: size(overhead_cpu, overhead_memory, overhead_disk, overhead_iops),
+            node_overhead: size(node_overhead_cpu, node_overhead_memory, node_overhead_disk, node_overhead_iops),
+            used: size(used_cpu, used_memory, used_disk, used_iops),
+            nodes,
+            drivers: json(&drivers)?,
+            last_seen_ms,
+            generation,
+            created_ms,
+        })
+    }
+}
+
+/// The columns of [`ContractRow`].
+pub(super) const CONTRACT: &str = "id, name, owner, state, lines, generation, created_ms, created_by, released_ms";
+
+#[derive(FromQueryResult)]
+pub(super) struct ContractRow {
+    id: Uuid,
+    name: String,
+    owner: String,
+    state: String,
+    lines: i64,
+    generation: i64,
+    created_ms: i64,
+    created_by: String,
+    released_ms: Option<i64>,
+}
+
+impl TryFrom<ContractRow> for ContractModel {
+    type Error = DbErr;
+    fn try_from(row: ContractRow) -> Result<Self, DbErr> {
+        let ContractRow { id, name, owner, state, lines, generation, created_ms, created_by, released_ms } = row;
+        let state = stored(&state)?;
+        Ok(Self { id: id.into(), name, owner, state, lines, generation, created_ms, created_by, released_ms })
+    }
+}
+
+/// The columns of [`NodeRow`].
+pub(super) const NODE: &str = "node.id, node.line_id, node.rcontract_id, node.host_id, node.owner, node.name, \
+    node.spec, node.power, node.generation, node.state, node.carried, node.boot, node.detail, node.ports, \
+    node.removed, node.revision, node.request_id, node.changed_ms, \
+    (SELECT host.name FROM host WHERE host.id = host_id) AS host_name";
+
+#[derive(FromQueryResult)]
+pub(super) struct NodeRow {
+    id: Uuid,
+    line_id: Uuid,
+    rcontract_id: Uuid,
+    host_id: Uuid,
+    owner: String,
+    name: String,
+    spec: String,
+    power: String,
+    generation: i64,
+    state: String,
+    carried: i64,
+    boot: i64,
+    detail: String,
+    ports: String,
+    removed: bool,
+    revision: i64,
+    request_id: String,
+    changed_ms: i64,
+    host_name: String,
+}
+
+impl TryFrom<NodeRow> for NodeModel {
+    type Error = DbErr;
+    fn try_from(row: NodeRow) -> Result<Self, DbErr> {
+        let NodeRow {
+            id,
+            line_id,
+            rcontract_id,
+            host_id,
+            owner,
+            name,
+            spec,
+            power,
+            generation,
+            state,
+            carried,
+            boot,
+            detail,
+            ports,
+            removed,
+            revision,
+            request_id,
+            changed_ms,
+            host_name,
+        } = row;
+        Ok(Self {
+            id: id.into(),
+            line_id: line_id.into(),
+            rcontract_id: rcontract_id.into(),
+            host_id: host_id.into(),
+            owner,
+            name,
+            spec: json(&spec)?,
+            power: stored(&power)?,
+            generation,
+            state: stored(&state)?,
+            carried,
+            boot,
+            detail,
+            ports: json(&ports)?,
+            removed,
+            revision,
+            request_id,
+            changed_ms,
+            host_name,
+        })
+    }
+}
+
+/// Every row as its model.
+pub(super) fn models<R, M: TryFrom<R, Error = DbErr>>(rows: Vec<R>) -> Result<Vec<M>, DbErr> {
+    rows.into_iter().map(M::try_from).collect()
+}
