@@ -1,0 +1,184 @@
+//! The one seam of the agent: what a driver does for the worker above it.
+
+use std::{fmt, path::Path, time::Duration};
+
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+use yiqiu_base::{Id, NodeType, Size, id};
+use yiqiu_proto::common::{NodeSpec, PortMapping};
+
+/// The id of a node.
+pub type NodeId = Id<id::Node>;
+
+/// Why a driver could not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DriverError {
+    /// What it drives does not answer now; the same call may be tried again.
+    Unavailable(String),
+    /// It did not work this time; the same call may be tried again.
+    Failed(String),
+    /// It cannot work as asked: trying again changes nothing.
+    Refused(String),
+}
+
+impl DriverError {
+    /// What was wrong and what to do.
+    pub fn detail(&self) -> &str {
+        match self {
+            Self::Unavailable(detail) | Self::Failed(detail) | Self::Refused(detail) => detail,
+        }
+    }
+}
+
+impl fmt::Display for DriverError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.detail())
+    }
+}
+
+impl std::error::Error for DriverError {}
+
+/// Whether a driver can work on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// Empty when it can; else one line: what is missing and what to install.
+    pub missing: String,
+    /// What the cutting itself costs, whatever the number of nodes: an estimate.
+    pub overhead_fixed: Size,
+    /// What each node costs beyond its own size: an estimate.
+    pub overhead_per_node: Size,
+}
+
+impl Status {
+    /// Ready, with its overhead.
+    pub fn ready(overhead_fixed: Size, overhead_per_node: Size) -> Self {
+        Self { missing: String::new(), overhead_fixed, overhead_per_node }
+    }
+
+    /// Not ready, with the line that says why.
+    pub fn missing(line: impl Into<String>) -> Self {
+        Self { missing: line.into(), overhead_fixed: Size::ZERO, overhead_per_node: Size::ZERO }
+    }
+
+    /// Whether it can work.
+    pub fn is_ready(&self) -> bool {
+        self.missing.is_empty()
+    }
+}
+
+/// How much of a node is on the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Presence {
+    /// Nothing.
+    #[default]
+    Absent,
+    /// It was made and does not run.
+    Idle,
+    /// It runs.
+    Running,
+}
+
+/// What a driver sees of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Seen {
+    /// How much of it there is.
+    pub presence: Presence,
+    /// A mark that changes with each start; empty before the first. Two equal marks mean the same run.
+    pub run: String,
+    /// How the run ended, such as `exited with code 3`; empty while it runs and before it ran.
+    pub detail: String,
+    /// Where its ports answer on this host, while it runs.
+    pub ports: Vec<PortMapping>,
+}
+
+/// What the worker asks a driver to make.
+#[derive(Debug, Clone)]
+pub struct Make {
+    /// The node.
+    pub node: NodeId,
+    /// Its name, for people.
+    pub name: String,
+    /// What runs in it, and how large it is.
+    pub spec: NodeSpec,
+}
+
+/// Counters as the kernel (or a simulation) has them.
+///
+/// Each is cumulative since an origin of the driver's own; a value below the one before means a new origin. `None`:
+/// cannot be read now, what was read before still holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Reading {
+    /// Processor time in nanoseconds.
+    pub cpu_ns: Option<i64>,
+    /// Memory in use now, in bytes: not cumulative.
+    pub memory_bytes: Option<i64>,
+    /// Bytes received over the network.
+    pub net_rx_bytes: Option<i64>,
+    /// Bytes sent over the network.
+    pub net_tx_bytes: Option<i64>,
+    /// Bytes read from block devices.
+    pub block_read_bytes: Option<i64>,
+    /// Bytes written to block devices.
+    pub block_write_bytes: Option<i64>,
+}
+
+/// Something happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// To this node.
+    Node(NodeId),
+    /// To any of them, or to the driver itself.
+    All,
+}
+
+/// What cuts this host into nodes of one type.
+///
+/// It acts on what carries the mark of this host only, and each call may be repeated: making what is there, stopping
+/// what is off and removing what is gone are no errors. The worker never runs two calls for one node at a time.
+#[async_trait]
+pub trait Driver: Send + Sync + 'static {
+    /// The type of the nodes it makes.
+    fn node_type(&self) -> NodeType;
+
+    /// Its name in logs, such as `container`.
+    fn name(&self) -> &'static str;
+
+    /// Whether it can work now.
+    async fn status(&self) -> Status;
+
+    /// Everything on this machine that carries the mark of this host.
+    async fn list(&self) -> Result<Vec<(NodeId, Seen)>, DriverError>;
+
+    /// One node.
+    async fn inspect(&self, node: NodeId) -> Result<Seen, DriverError>;
+
+    /// Whether nodes can be made from this image without fetching it. A driver without images says yes.
+    async fn image_present(&self, sha256: &str) -> Result<bool, DriverError>;
+
+    /// Takes a verified root file system tar in.
+    async fn image_import(&self, sha256: &str, tar: &Path) -> Result<(), DriverError>;
+
+    /// Makes a node, without starting it.
+    async fn create(&self, make: &Make) -> Result<(), DriverError>;
+
+    /// Starts a node and says what is seen then.
+    async fn start(&self, node: NodeId) -> Result<Seen, DriverError>;
+
+    /// Asks it to end, and ends it after `grace`. It does not run when this returns.
+    async fn stop(&self, node: NodeId, grace: Duration) -> Result<(), DriverError>;
+
+    /// Takes away all there is of it, running or not. Verified gone when this returns.
+    async fn remove(&self, node: NodeId) -> Result<(), DriverError>;
+
+    /// Its counters, also of a run that has just ended.
+    async fn usage(&self, node: NodeId) -> Result<Reading, DriverError>;
+
+    /// Changes as they happen. A driver may lose some: [`Driver::poll_every`] covers for them. Taken once.
+    fn changes(&self) -> mpsc::UnboundedReceiver<Change>;
+
+    /// How often to list besides; `None` where no change is ever lost.
+    fn poll_every(&self) -> Option<Duration>;
+
+    /// How often to read counters between usage blocks; `None` where their integral needs none.
+    fn sample_every(&self) -> Option<Duration>;
+}

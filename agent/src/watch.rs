@@ -1,0 +1,142 @@
+//! Keeps what is seen true: a driver's own changes, a listing besides, and counters read between usage blocks.
+
+use std::{collections::HashMap, sync::Arc, sync::atomic::Ordering, time::Duration};
+
+use tokio::time::{Instant, MissedTickBehavior};
+use yiqiu_proto::{agent::DriverStatus, common};
+
+use crate::{
+    driver::{Change, Driver, NodeId, Presence, Seen, Status},
+    host::Host,
+};
+
+/// What a driver says of itself, for the server.
+pub(crate) fn driver_status(driver: &dyn Driver, status: Status) -> DriverStatus {
+    let Status { missing, overhead_fixed, overhead_per_node } = status;
+    DriverStatus {
+        node_type: common::NodeType::from(driver.node_type()).into(),
+        name: driver.name().to_owned(),
+        ready: missing.is_empty(),
+        missing,
+        overhead_fixed: Some(overhead_fixed.into()),
+        overhead_per_node: Some(overhead_per_node.into()),
+    }
+}
+
+impl Host {
+    /// Looks at everything there is, then keeps looking until the host stops.
+    pub(crate) async fn begin(self: &Arc<Self>) {
+        for driver in &self.drivers {
+            self.look_at_all(&**driver).await;
+            self.tasks.spawn(Arc::clone(self).watch(Arc::clone(driver)));
+        }
+        self.tasks.spawn(Arc::clone(self).meter_blocks());
+        let known: Vec<NodeId> = self.state().nodes.keys().copied().collect();
+        for id in known {
+            self.wake(id);
+        }
+    }
+
+    async fn watch(self: Arc<Self>, driver: Arc<dyn Driver>) {
+        let mut changes = driver.changes();
+        let never = Duration::from_secs(86_400);
+        let mut poll =
+            tokio::time::interval_at(Instant::now() + Duration::from_millis(500), driver.poll_every().unwrap_or(never));
+        let mut sample = tokio::time::interval(driver.sample_every().unwrap_or(never));
+        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        sample.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (polls, samples) = (driver.poll_every().is_some(), driver.sample_every().is_some());
+        let mut open = true;
+        loop {
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                change = changes.recv(), if open => match change {
+                    Some(Change::Node(id)) => self.look_at(id, &*driver).await,
+                    Some(Change::All) => self.look_at_all(&*driver).await,
+                    None => open = false,
+                },
+                _ = poll.tick(), if polls => self.look_at_all(&*driver).await,
+                _ = sample.tick(), if samples => self.read_meters(&*driver).await,
+            }
+        }
+    }
+
+    /// Asks the driver about one node, and wakes it if it changed.
+    async fn look_at(self: &Arc<Self>, id: NodeId, driver: &dyn Driver) {
+        let Some(turn) = self.with(id, |n| n.turn) else { return self.look_at_stranger(id, driver).await };
+        let Ok(seen) = driver.inspect(id).await else { return }; // the listing covers for it
+        self.saw(id, turn, seen);
+    }
+
+    async fn look_at_stranger(&self, id: NodeId, driver: &dyn Driver) {
+        if let Ok(seen) = driver.inspect(id).await
+            && seen.presence != Presence::Absent
+            && self.with(id, |_| ()).is_none()
+        {
+            self.orphan(id, seen);
+        }
+    }
+
+    async fn look_at_all(self: &Arc<Self>, driver: &dyn Driver) {
+        let turns: Vec<(NodeId, u64)> = {
+            let state = self.state();
+            let mine = state.nodes.iter().filter(|(_, n)| n.node_type() == Some(driver.node_type()));
+            mine.map(|(id, n)| (*id, n.turn)).collect()
+        };
+        let listed = driver.list().await;
+        self.driver_status(driver_status(driver, driver.status().await));
+        let Ok(listed) = listed else { return }; // nothing is known anew; the status says why
+        let mut listed: HashMap<NodeId, Seen> = listed.into_iter().collect();
+        for (id, turn) in turns {
+            self.saw(id, turn, listed.remove(&id).unwrap_or_default());
+        }
+        for (id, seen) in listed {
+            if self.with(id, |_| ()).is_none() {
+                self.orphan(id, seen);
+            }
+        }
+    }
+
+    /// Takes over what was seen since turn `turn`. Where a task was at the node meanwhile, it is told to look itself.
+    fn saw(self: &Arc<Self>, id: NodeId, turn: u64, seen: Seen) {
+        let changed = self.with(id, |node| {
+            if node.busy || node.turn != turn {
+                node.stale |= node.seen.as_ref() != Some(&seen);
+                return node.stale;
+            }
+            let changed = node.seen.as_ref() != Some(&seen);
+            node.seen = Some(seen);
+            changed
+        });
+        if changed == Some(true) {
+            self.wake(id);
+        }
+    }
+
+    async fn read_meters(&self, driver: &dyn Driver) {
+        let counting: Vec<NodeId> = {
+            let state = self.state();
+            let mine =
+                state.nodes.iter().filter(|(_, n)| n.meter.is_some() && n.node_type() == Some(driver.node_type()));
+            mine.map(|(id, _)| *id).collect()
+        };
+        for id in counting {
+            self.read_meter(id, driver).await;
+        }
+    }
+
+    /// A usage block of all nodes that count, at the server's interval.
+    async fn meter_blocks(self: Arc<Self>) {
+        loop {
+            let interval = Duration::from_millis(self.usage_ms.load(Ordering::Relaxed).max(100).into());
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = tokio::time::sleep(interval) => {}
+            }
+            for driver in &self.drivers {
+                self.read_meters(&**driver).await;
+            }
+            self.sample_all().await;
+        }
+    }
+}
