@@ -243,9 +243,36 @@ pub struct ComponentModel {
     pub generation: i64,
     /// The newest wish that Resources has answered.
     pub asked: i64,
+    /// The newest wish that its host carried out, or tried to.
+    pub carried: i64,
     /// Seen.
     pub state: NodeState,
     /// What Resources says to it.
+    pub detail: String,
+    /// Ports as published.
+    pub ports: Vec<Port>,
+    /// Grows with everything that is written of it.
+    pub version: i64,
+}
+
+/// What Resources says of the node of one line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeModel {
+    /// Its id.
+    pub id: Id<Node>,
+    /// The line that holds it.
+    pub line_id: Id<Line>,
+    /// Where it is.
+    pub host_id: Id<Host>,
+    /// Where it is.
+    pub host_name: String,
+    /// What is known of that host.
+    pub host_state: String,
+    /// Whether its host carried out, or tried to, what was asked last.
+    pub carried: bool,
+    /// Seen.
+    pub state: NodeState,
+    /// Why it failed, or how far it is.
     pub detail: String,
     /// Ports as published.
     pub ports: Vec<Port>,

@@ -158,7 +158,12 @@ impl<'a> Ground<'a> {
     /// How many of this contract stand in the area of this host.
     fn crowding(&self, at: usize) -> Crowding {
         let in_area = |which: usize| self.areas[at][which].map_or(0, |area| self.crowd[which][area]);
-        Crowding { wanted: in_area(kind(self.wish.spread.across)), host: in_area(0), rack: in_area(1), zone: in_area(2) }
+        Crowding {
+            wanted: in_area(kind(self.wish.spread.across)),
+            host: in_area(0),
+            rack: in_area(1),
+            zone: in_area(2),
+        }
     }
 
     /// Whether a required spread allows one more here.

@@ -73,7 +73,9 @@ async fn ccontracts(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
         .execute_unprepared("CREATE UNIQUE INDEX ccontract_name ON ccontract (owner, name) WHERE state <> 'released'")
         .await?;
     connection
-        .execute_unprepared("CREATE INDEX ccontract_open ON ccontract (touched_ms) WHERE state IN ('placing', 'releasing')")
+        .execute_unprepared(
+            "CREATE INDEX ccontract_open ON ccontract (touched_ms) WHERE state IN ('placing', 'releasing')",
+        )
         .await?;
     manager
         .create_index(
@@ -100,9 +102,11 @@ async fn components(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
                 .col(text("power"))
                 .col(big_integer("generation"))
                 .col(big_integer("asked"))
+                .col(big_integer("carried"))
                 .col(text("state"))
                 .col(text("detail"))
                 .col(text("ports"))
+                .col(big_integer("version"))
                 .foreign_key(
                     ForeignKey::create()
                         .from("component", "ccontract_id")

@@ -17,6 +17,7 @@ use crate::model::{Across, Spread};
 
 /// Why a contract cannot be placed. Nothing was recorded and nothing claimed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = PlacementExplanation)]
 pub struct Explanation {
     /// The same in a sentence.
     pub sentence: String,
@@ -44,7 +45,6 @@ pub struct Explanation {
 #[schema(as = PlacementVerdict)]
 pub struct Verdict {
     /// Which host.
-    #[schema(value_type = uuid::Uuid)]
     pub host_id: Id<id::Host>,
     /// Its name.
     pub host: String,

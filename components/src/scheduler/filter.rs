@@ -9,6 +9,7 @@ use crate::model::Across;
 
 /// Why a host takes no (further) component.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = PlacementRefusal)]
 #[serde(tag = "filter", rename_all = "snake_case")]
 pub enum Refusal {
     /// Nothing can be claimed on it now.

@@ -31,7 +31,8 @@ impl Rest {
         for d in Dimension::ALL {
             let whole = rentable.get(d);
             if whole > 0 {
-                let part = i64::try_from(i128::from(free.get(d)) * 1000 / i128::from(whole)).unwrap_or(1000).clamp(0, 1000);
+                let part =
+                    i64::try_from(i128::from(free.get(d)) * 1000 / i128::from(whole)).unwrap_or(1000).clamp(0, 1000);
                 sum += part;
                 counted += 1;
                 least = least.min(part);

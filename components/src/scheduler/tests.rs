@@ -99,19 +99,19 @@ fn each_filter_says_no_with_its_reason() {
             on(|h| h.node_type = Some(NodeType::Vm)),
             Refusal::NodeType { asked: NodeType::Cm, is: Some(NodeType::Vm) },
         ),
-        (
-            "no node type",
-            ask(|_| {}),
-            on(|h| h.node_type = None),
-            Refusal::NodeType { asked: NodeType::Cm, is: None },
-        ),
+        ("no node type", ask(|_| {}), on(|h| h.node_type = None), Refusal::NodeType { asked: NodeType::Cm, is: None }),
         (
             "region",
             ask(|w| w.region = Some("us".into())),
             on(|_| {}),
             Refusal::Region { asked: "us".into(), is: "eu".into() },
         ),
-        ("zone", ask(|w| w.zone = Some("z2".into())), on(|_| {}), Refusal::Zone { asked: "z2".into(), is: "z1".into() }),
+        (
+            "zone",
+            ask(|w| w.zone = Some("z2".into())),
+            on(|_| {}),
+            Refusal::Zone { asked: "z2".into(), is: "z1".into() },
+        ),
         (
             "clock",
             ask(|w| w.min_clock_mhz = Some(3200)),
@@ -122,12 +122,7 @@ fn each_filter_says_no_with_its_reason() {
             "memory, with what the platform needs",
             ask(|_| {}),
             on(|h| h.free.memory_bytes = 516 * MIB),
-            Refusal::Room {
-                dimension: Dimension::MemoryBytes,
-                asked: 520 * MIB,
-                free: 516 * MIB,
-                missing: 4 * MIB,
-            },
+            Refusal::Room { dimension: Dimension::MemoryBytes, asked: 520 * MIB, free: 516 * MIB, missing: 4 * MIB },
         ),
         (
             "a dimension that is not asked for, on a host that is short of it",
@@ -161,8 +156,7 @@ fn a_refusal_offers_the_smallest_changes() {
     assert_eq!((explanation.fits, explanation.hosts, explanation.left_out), (2, 2, 0));
     assert_eq!(explanation.refused_by, [("room".to_owned(), 2)].into());
     // Two on b and one on a: (700 - 2 * 8) / 2 = 342 MiB, a third less; two rather than three is a third less too.
-    let reduce =
-        Change::Reduce { dimension: Dimension::MemoryBytes, from: 512 * MIB, to: 342 * MIB, by: 170 * MIB };
+    let reduce = Change::Reduce { dimension: Dimension::MemoryBytes, from: 512 * MIB, to: 342 * MIB, by: 170 * MIB };
     assert_eq!(explanation.changes, [reduce, Change::Count { from: 3, to: 2 }]);
     assert_eq!(
         explanation.sentence,
@@ -175,15 +169,9 @@ fn a_refusal_offers_the_smallest_changes() {
     // A required spread over one rack: what costs nothing goes first.
     let required = Spread { across: Across::Rack, required: true };
     let explanation = refused(&Wish { spread: required, ..wish(2, 100, 100) }, &hosts);
-    assert_eq!(
-        explanation.changes,
-        [Change::PreferSpread { across: Across::Rack }, Change::Count { from: 2, to: 1 }]
-    );
+    assert_eq!(explanation.changes, [Change::PreferSpread { across: Across::Rack }, Change::Count { from: 2, to: 1 }]);
     // A slower clock, another zone, another region.
-    let far = Wish {
-        min_clock_mhz: Some(4000),
-        ..wish(1, 100, 100)
-    };
+    let far = Wish { min_clock_mhz: Some(4000), ..wish(1, 100, 100) };
     assert_eq!(refused(&far, &hosts).changes, [Change::Clock { from_mhz: 4000, to_mhz: 3000 }]);
     let zone = Wish { zone: Some("z9".into()), region: Some("eu".into()), ..wish(1, 100, 100) };
     assert_eq!(refused(&zone, &hosts).changes, [Change::AnyZone, Change::AnyRegion]);
@@ -249,7 +237,10 @@ fn any_hosts() -> impl Strategy<Value = Vec<Host>> {
 
 fn any_wish() -> impl Strategy<Value = (Wish, Option<usize>)> {
     let spread = (prop::sample::select(Across::ALL), any::<bool>());
-    let filters = (prop::option::weighted(0.3, 0..3_i64), prop::option::weighted(0.3, prop::sample::select(vec!["z0", "z1", "z9"])));
+    let filters = (
+        prop::option::weighted(0.3, 0..3_i64),
+        prop::option::weighted(0.3, prop::sample::select(vec!["z0", "z1", "z9"])),
+    );
     (1..7_u32, 1..300_i64, 1..300_i64, spread, filters, prop::option::of(0..12_usize)).prop_map(
         |(count, cpu, mib, (across, required), (clock, zone), held)| {
             let wish = Wish {
@@ -282,8 +273,7 @@ fn check(wish: &Wish, hosts: &[Host], placed: &[&Host]) -> Result<(), TestCaseEr
             Across::Rack => host.rack.id.clone(),
             Across::Zone => host.zone.id.clone(),
         };
-        let mut seen: HashSet<String> =
-            hosts.iter().filter(|h| wish.held.contains_key(&h.id)).map(area).collect();
+        let mut seen: HashSet<String> = hosts.iter().filter(|h| wish.held.contains_key(&h.id)).map(area).collect();
         for host in placed {
             prop_assert!(!area(host).is_empty());
             prop_assert!(seen.insert(area(host)), "two in {}", area(host));

@@ -1,0 +1,87 @@
+//! The gRPC edge: what Components offers the tiers beside it.
+
+use std::time::Duration;
+
+use tonic::{Request, Response, Status};
+use yiqiu_base::{Id, outbox::Event};
+use yiqiu_proto::{
+    call::Callee,
+    common,
+    components::{
+        self as wire,
+        components_server::{Components, ComponentsServer},
+    },
+};
+
+use crate::{model::CContractModel, service::Service};
+
+/// The server of this tier, to be linked or mounted.
+pub fn server(service: Service, callee: Callee) -> ComponentsServer<impl Components> {
+    ComponentsServer::new(Rpc { service, callee }).max_decoding_message_size(yiqiu_proto::link::MESSAGE_MOST)
+}
+
+struct Rpc {
+    service: Service,
+    callee: Callee,
+}
+
+#[tonic::async_trait]
+impl Components for Rpc {
+    async fn events(
+        &self,
+        request: Request<common::EventsRequest>,
+    ) -> Result<Response<common::EventsResponse>, Status> {
+        let service = &self.service;
+        self.callee
+            .serve(request, |who, common::EventsRequest { after, limit, wait_ms }| async move {
+                who.require_service()?;
+                let wait = Duration::from_millis(wait_ms.into());
+                let (events, _, epoch) = service.events(&who, after, limit, wait).await?;
+                Ok(common::EventsResponse {
+                    events: events.into_iter().map(event).collect(),
+                    epoch: u64::try_from(epoch).unwrap_or_default(),
+                })
+            })
+            .await
+    }
+
+    async fn list_c_contracts(
+        &self,
+        request: Request<wire::ListCContractsRequest>,
+    ) -> Result<Response<wire::ListCContractsResponse>, Status> {
+        let service = &self.service;
+        self.callee
+            .serve(request, |who, message| async move {
+                let wire::ListCContractsRequest { created_before_ms, after_id, limit, owner } = message;
+                let before = (created_before_ms != 0).then_some(created_before_ms);
+                let after = if after_id.is_empty() { None } else { Some(Id::parse(&after_id)?) };
+                let limit = if limit == 0 { 1000 } else { limit };
+                let owner = (!owner.is_empty()).then_some(owner);
+                let contracts = service.list_all(&who, before, after, limit, owner.as_deref()).await?;
+                Ok(wire::ListCContractsResponse { contracts: contracts.into_iter().map(contract).collect() })
+            })
+            .await
+    }
+
+    async fn release_c_contract(
+        &self,
+        request: Request<wire::ReleaseCContractRequest>,
+    ) -> Result<Response<wire::CContract>, Status> {
+        let service = &self.service;
+        self.callee
+            .serve(request, |who, wire::ReleaseCContractRequest { id }| async move {
+                Ok(contract(service.release_any(&who, Id::parse(&id)?).await?.contract))
+            })
+            .await
+    }
+}
+
+fn event(event: Event) -> common::Event {
+    let Event { position, at_ms, kind, owner, subject, request_id, payload } = event;
+    common::Event { position, at_ms, kind, owner, subject, request_id, payload_json: payload }
+}
+
+fn contract(contract: CContractModel) -> wire::CContract {
+    let CContractModel { id, name, owner, state, created_ms, .. } = contract;
+    wire::CContract { id: id.to_string(), name, owner, state: state.to_string(), created_ms }
+}
