@@ -23,6 +23,9 @@ pub mod reconcile;
 pub mod secret;
 pub mod size;
 pub mod telemetry;
+#[cfg(feature = "testing")]
+#[allow(clippy::expect_used)] // a test that lacks its database fails loudly
+pub mod testing;
 
 pub use clock::Clock;
 pub use code::Code;

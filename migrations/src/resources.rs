@@ -76,7 +76,7 @@ fn size(table: &mut TableCreateStatement, prefix: &str) {
 }
 
 fn reference(from: &'static str, column: &'static str, to: &'static str) -> ForeignKeyCreateStatement {
-    ForeignKey::create().from(from, column).to(to, "id").on_delete(ForeignKeyAction::Restrict).to_owned()
+    ForeignKey::create().from(from, column).to(to, "id").to_owned()
 }
 
 async fn places(manager: &SchemaManager<'_>) -> Result<(), DbErr> {

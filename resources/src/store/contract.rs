@@ -239,6 +239,11 @@ impl Store {
         if updated.rows_affected() == 0 {
             return Ok(Vec::new());
         }
+        if backend == sea_orm::DbBackend::Postgres {
+            // Rows are locked in the order of ids everywhere, so that two changes never wait for each other.
+            let lock = "SELECT id FROM node WHERE rcontract_id = ? ORDER BY id FOR UPDATE";
+            transaction.query_all_raw(sql(backend, lock, [contract.id.uuid().into()])).await?;
+        }
         let text = format!(
             "UPDATE node SET removed = TRUE, power = 'off', revision = revision + 1, request_id = ?, changed_ms = ? \
              WHERE rcontract_id = ? AND NOT removed RETURNING {}",

@@ -173,7 +173,10 @@ impl Store {
         let nodes: Vec<NodeModel> = models(NodeRow::find_by_statement(statement).all(&*transaction).await?)?;
         let mut nodes: HashMap<Id<Node>, NodeModel> = nodes.into_iter().map(|n| (n.id, n)).collect();
         let mut changed = Vec::new();
-        for Reported { host_id, report } in group {
+        // Hosts are changed in the order of ids, as everywhere; what is said of one node keeps its order.
+        let mut in_order: Vec<&Reported> = group.iter().collect();
+        in_order.sort_by_key(|reported| reported.host_id);
+        for Reported { host_id, report } in in_order {
             let Some(node) = nodes.get_mut(&report.node_id).filter(|n| n.host_id == *host_id) else { continue };
             match observe(node, report) {
                 Observed::Nothing => continue,

@@ -1,0 +1,10 @@
+//! Resources as its callers see it, on SQLite and on PostgreSQL.
+
+mod agents;
+mod contracts;
+mod histories;
+mod images;
+mod meters;
+mod migrations;
+mod places;
+mod support;
