@@ -78,7 +78,7 @@ up() {
     title "Set up what this machine lacks, and Docker"
     scripts/deps.sh build run
     socket=$(scripts/docker.sh start "$state/docker")
-    # Only what is new is ours to remove, when the daemon was here before.
+    # If the daemon was here before, only what is new is ours to remove.
     docker_ids >"$state/docker-before"
     echo "Docker answers at $socket"
 
@@ -87,9 +87,9 @@ up() {
     echo "$yiqiu"
 
     title "Start the platform: every role in one process, on SQLite, with an agent for this machine"
-    echo "\$ yiqiu up --data-dir .yiqiu/demo/data --listen 127.0.0.1:$port --host-name $host --docker $socket"
+    echo "\$ yiqiu up --data-dir .yiqiu/demo/data --listen 127.0.0.1:$port --host-name $host --docker $socket --usage-interval 2s"
     setsid "$yiqiu" up --data-dir "$state/data" --listen "127.0.0.1:$port" --host-name "$host" --docker "$socket" \
-        </dev/null >"$state/yiqiu.log" 2>&1 &
+        --usage-interval 2s </dev/null >"$state/yiqiu.log" 2>&1 &
     pid=$!
     echo "$pid" >"$state/pid"
     export YIQIU_SERVER=http://127.0.0.1:$port
@@ -146,7 +146,7 @@ up() {
     show ccontract create huge --image web --count 1 --cpu 4096 --memory 64MiB --dry-run -- /bin/serve || true
 
     title "The project's bill: what was reserved, and what was really used"
-    sleep "${YIQIU_DEMO_METER_S:-6}" # the agent measures every few seconds
+    sleep 5 # the agent sends what it measured every two seconds
     show usage report --project shop
 
     cat <<END
@@ -169,8 +169,8 @@ docker_ids() {
     [ -r "$state/docker/socket" ] || return 0
     DOCKER_HOST=unix://$(cat "$state/docker/socket")
     export DOCKER_HOST
-    docker ps -aq --no-trunc 2>/dev/null || true
-    docker images -q --no-trunc 2>/dev/null || true
+    docker ps -aq --no-trunc --filter label=yiqiu.host
+    docker images -q --no-trunc yiqiu/image
 }
 
 down() {
@@ -192,14 +192,14 @@ down() {
         done
         echo "stopped the platform"
     fi
-    # In a Docker that was here before, our containers and images go one by one; our own daemon goes whole.
+    # In a Docker that was here before, what carries our mark and is new goes; our own daemon goes whole.
     if [ -r "$state/docker/socket" ] && [ "$(cat "$state/docker/socket")" != "$state/docker/docker.sock" ]; then
         DOCKER_HOST=unix://$(cat "$state/docker/socket")
         export DOCKER_HOST
-        containers=$(docker ps -aq --no-trunc --filter "label=$label" 2>/dev/null | new_only)
+        containers=$(docker ps -aq --no-trunc --filter label=yiqiu.host | new_only)
         # shellcheck disable=SC2086 # a list of words
         [ -z "$containers" ] || docker rm -f $containers >/dev/null
-        images=$(docker images -q --no-trunc --filter "$image_filter" 2>/dev/null | sort -u | new_only)
+        images=$(docker images -q --no-trunc yiqiu/image | sort -u | new_only)
         # shellcheck disable=SC2086
         [ -z "$images" ] || docker rmi -f $images >/dev/null
     fi

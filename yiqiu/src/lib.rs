@@ -9,4 +9,7 @@ pub mod cli;
 pub mod exchange;
 pub mod keys;
 pub mod openapi;
+pub mod roles;
+pub mod serve;
 pub mod server;
+pub mod up;

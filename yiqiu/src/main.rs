@@ -25,16 +25,28 @@ struct Yiqiu {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Everything in one process, on SQLite, with an agent for this machine.
+    Up(yiqiu::up::Up),
+    /// Some of the roles in a process of their own.
+    Serve(Box<yiqiu::serve::Serve>),
+    /// The keys that separate processes need.
+    #[command(subcommand)]
+    Keys(yiqiu::serve::KeysVerb),
     /// Prints the shell completion script.
     Completion {
         /// For which shell.
         shell: clap_complete::Shell,
     },
     #[command(flatten)]
-    Noun(yiqiu::cli::Noun),
+    Noun(Box<yiqiu::cli::Noun>),
 }
 
 fn main() -> ExitCode {
+    // The agent of `yiqiu up` starts this program again to mind the processes of a node.
+    let arguments: Vec<String> = std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()).collect();
+    if let Some(code) = yiqiu_agent::supervise_main(&arguments) {
+        return code;
+    }
     let Yiqiu { global, command } = Yiqiu::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -44,10 +56,23 @@ fn main() -> ExitCode {
         }
     };
     match command {
+        Command::Up(up) => told(runtime.block_on(yiqiu::up::run(up))),
+        Command::Serve(serve) => told(runtime.block_on(yiqiu::serve::run(*serve))),
+        Command::Keys(verb) => told(yiqiu::serve::keys(verb)),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Yiqiu::command(), "yiqiu", &mut std::io::stdout());
             ExitCode::SUCCESS
         }
-        Command::Noun(noun) => runtime.block_on(yiqiu::cli::run(global, noun)),
+        Command::Noun(noun) => runtime.block_on(yiqiu::cli::run(global, *noun)),
+    }
+}
+
+fn told(ended: anyhow::Result<()>) -> ExitCode {
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

@@ -25,6 +25,7 @@ const CCONTRACT: Noun = Noun {
         Column("EACH", &["/need/size"], As::Size),
         Column("CREATED", &["/created_ms"], As::Time),
         Column("ID", &["/id"], As::Text),
+        Column("DETAIL", &["/detail"], As::Text),
     ],
 };
 
@@ -36,18 +37,20 @@ const COMPONENT: Noun = Noun {
         Column("NAME", &["/name"], As::Text),
         Column("POWER", &["/power"], As::Text),
         Column("STATE", &["/state"], As::Text),
-        Column("HOST", &["/host_name", "/host", "/place/host"], As::Text),
+        Column("HOST", &["/host"], As::Text),
         Column("PORTS", &["/ports"], As::Ports),
         Column("ID", &["/id"], As::Text),
         Column("DETAIL", &["/detail"], As::Text),
     ],
 };
 
+const PLACEMENT: &[Column] = &[Column("COMPONENT", &["/component"], As::Text), Column("HOST", &["/host"], As::Text)];
+
 /// Verbs of `yiqiu ccontract`.
 #[derive(Debug, Subcommand)]
 pub enum CContract {
     /// Asks for components of a size; where they go is the scheduler's choice.
-    Create(Create),
+    Create(Box<Create>),
     /// Lists the contracts.
     List,
     /// Shows one.
@@ -153,7 +156,8 @@ pub async fn ccontract(session: &Session, verb: CContract) -> Outcome {
             let query: &[(&str, &str)] = if create.dry_run { &[("dry_run", "true")] } else { &[] };
             let made = session.client.post(CCONTRACT.tier, &[CCONTRACT.path], query, &create.body()).await?;
             if create.dry_run {
-                return output::document(session.format, &made);
+                let placements = made.get("placements").and_then(Value::as_array).cloned().unwrap_or_default();
+                return output::list(session.format, PLACEMENT, &placements);
             }
             if !create.wait {
                 return CCONTRACT.show(session, &made);

@@ -34,19 +34,31 @@ const BATCH: &str = "500";
 
 /// Carries out `yiqiu events`.
 pub async fn run(session: &Session, ask: Events) -> Outcome {
+    let chosen = ask.tier.is_some();
     let tiers = ask.tier.map_or_else(|| vec![Tier::Resources, Tier::Components, Tier::Projects], |tier| vec![tier]);
     let mut stands: Vec<(Tier, i64)> = tiers.into_iter().map(|tier| (tier, ask.after)).collect();
     let mut past = Vec::new();
+    let mut closed = Vec::new();
     for (tier, after) in &mut stands {
         loop {
-            let events = read(session, *tier, *after, Duration::ZERO).await?;
-            match events.iter().filter_map(position).max() {
-                Some(last) => *after = last,
-                None => break,
+            match read(session, *tier, *after, Duration::ZERO).await {
+                Ok((events, next)) => {
+                    past.extend(events.into_iter().map(|event| (*tier, event)));
+                    if next == *after {
+                        break;
+                    }
+                    *after = next;
+                }
+                // Of the tiers together, show those that may be seen.
+                Err(refusal) if !chosen && refusal.code() == Some("permission_denied") => {
+                    closed.push(*tier);
+                    break;
+                }
+                Err(failure) => return Err(failure),
             }
-            past.extend(events.into_iter().map(|event| (*tier, event)));
         }
     }
+    stands.retain(|(tier, _)| !closed.contains(tier));
     // Positions order the events of one tier; between tiers there is only the time. The sort keeps equals in order.
     past.sort_by_key(|(_, event)| event.get("at_ms").and_then(Value::as_i64));
     for (tier, event) in &past {
@@ -62,11 +74,11 @@ pub async fn run(session: &Session, ask: Events) -> Outcome {
 async fn follow(session: &Session, tier: Tier, mut after: i64) -> Outcome {
     loop {
         match read(session, tier, after, WAIT).await {
-            Ok(events) => {
+            Ok((events, next)) => {
                 for event in &events {
                     show(session.format, tier, event)?;
-                    after = position(event).unwrap_or(after);
                 }
+                after = next;
             }
             // The position is known, so nothing is lost while the server is away.
             Err(Failure::Unreachable(why)) => {
@@ -78,14 +90,19 @@ async fn follow(session: &Session, tier: Tier, mut after: i64) -> Outcome {
     }
 }
 
-async fn read(session: &Session, tier: Tier, after: i64, wait: Duration) -> Outcome<Vec<Value>> {
-    let (after, wait_ms) = (after.to_string(), wait.as_millis().to_string());
+/// Events after a position, and the position that was read up to: beyond the last of them where others' events lie in
+/// between.
+async fn read(session: &Session, tier: Tier, from: i64, wait: Duration) -> Outcome<(Vec<Value>, i64)> {
+    let (after, wait_ms) = (from.to_string(), wait.as_millis().to_string());
     let query = [("after", after.as_str()), ("limit", BATCH), ("wait_ms", wait_ms.as_str())];
     let mut page = session.client.get_waiting(tier, &["events", tier.as_str()], &query, wait).await?;
-    Ok(match page.get_mut("items").map(Value::take) {
-        Some(Value::Array(events)) => events,
+    let next = page.get("next").and_then(Value::as_str).and_then(|next| next.parse().ok());
+    let events = match page.get_mut("items").map(Value::take).unwrap_or(page) {
+        Value::Array(events) => events,
         _ => Vec::new(),
-    })
+    };
+    let last = events.iter().filter_map(position).max();
+    Ok((events, next.or(last).unwrap_or(from).max(from)))
 }
 
 fn position(event: &Value) -> Option<i64> {
@@ -94,7 +111,7 @@ fn position(event: &Value) -> Option<i64> {
 
 fn show(format: Format, tier: Tier, event: &Value) -> Outcome {
     match format {
-        Format::Table => output::print(&format!("{}\n", line(tier, event))),
+        Format::Table | Format::Csv => output::print(&format!("{}\n", line(tier, event))),
         // One object a line, so that a reader can follow.
         Format::Json => output::print(&format!("{event}\n")),
         Format::Yaml => {

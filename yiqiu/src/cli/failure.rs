@@ -48,7 +48,7 @@ impl Failure {
     pub fn report(&self, format: Format) -> ExitCode {
         match format {
             Format::Json => eprintln!("{}", self.document()),
-            Format::Table | Format::Yaml => eprint!("{}", self.text()),
+            Format::Table | Format::Csv | Format::Yaml => eprint!("{}", self.text()),
         }
         ExitCode::from(self.exit_code())
     }

@@ -28,7 +28,7 @@ use self::{
     output::{As, Column, Format},
 };
 
-pub use self::people::write_private;
+pub use self::{people::write_private, time::parse_span};
 
 /// Flags that every client command takes.
 #[derive(Debug, Args)]
@@ -111,7 +111,7 @@ pub enum Noun {
 const WHOAMI: &[Column] = &[
     Column("SUBJECT", &["/subject"], As::Text),
     Column("ROLE", &["/role"], As::Text),
-    Column("PROJECT", &["/project", "/project_name", "/owner"], As::Text),
+    Column("PROJECT", &["/project/name", "/owner"], As::Text),
 ];
 
 /// Carries out a client command, and tells what came of it.

@@ -3,6 +3,8 @@
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
+use yiqiu_base::{Id, id::Command};
+
 use super::{
     Session,
     client::Tier,
@@ -21,7 +23,7 @@ const RCONTRACT: Noun = Noun {
         Column("NAME", &["/name"], As::Text),
         Column("STATE", &["/state"], As::Text),
         Column("OWNER", &["/owner"], As::Text),
-        Column("NODES", &["/nodes", "/lines"], As::Count),
+        Column("NODES", &["/lines", "/nodes"], As::Count),
         Column("CREATED", &["/created_ms"], As::Time),
         Column("ID", &["/id"], As::Text),
     ],
@@ -33,10 +35,10 @@ const NODE: Noun = Noun {
     path: "nodes",
     columns: &[
         Column("NAME", &["/name"], As::Text),
-        Column("HOST", &["/host_name", "/host"], As::Text),
+        Column("HOST", &["/host"], As::Text),
         Column("POWER", &["/power"], As::Text),
         Column("STATE", &["/state"], As::Text),
-        Column("SIZE", &["/size", "/spec/size"], As::Size),
+        Column("SIZE", &["/spec/size"], As::Size),
         Column("PORTS", &["/ports"], As::Ports),
         Column("ID", &["/id"], As::Text),
         Column("DETAIL", &["/detail"], As::Text),
@@ -47,7 +49,7 @@ const NODE: Noun = Noun {
 #[derive(Debug, Subcommand)]
 pub enum RContract {
     /// Claims a node of a given size on a given host, or what a file says: all of it, or nothing.
-    Create(CreateRContract),
+    Create(Box<CreateRContract>),
     /// Lists the contracts.
     List,
     /// Shows one.
@@ -143,6 +145,10 @@ pub async fn rcontract(session: &Session, verb: RContract) -> Outcome {
             let query: &[(&str, &str)] = if create.dry_run { &[("dry_run", "true")] } else { &[] };
             let body = create.body()?;
             let made = session.client.post(RCONTRACT.tier, &[RCONTRACT.path], query, &body).await?;
+            if create.dry_run && made.is_null() {
+                super::output::note("it would be claimed");
+                return Ok(());
+            }
             if create.dry_run || !create.wait {
                 return RCONTRACT.show(session, &made);
             }
@@ -176,7 +182,12 @@ pub async fn node(session: &Session, verb: Node) -> Outcome {
 
 /// Asks for a power state, of a node or of a component; both answer in the same words.
 pub async fn set_power(session: &Session, noun: &Noun, ask: Power, power: &str) -> Outcome {
-    let asked = session.client.post(noun.tier, &[noun.path, &ask.name, "power"], &[], &json!({"power": power})).await?;
+    let mut body = json!({"power": power});
+    if noun.path == NODE.path {
+        // Resources knows a repeated request by this, Components by the idempotency key.
+        body["command_id"] = json!(Id::<Command>::new());
+    }
+    let asked = session.client.post(noun.tier, &[noun.path, &ask.name, "power"], &[], &body).await?;
     if !ask.wait {
         return noun.show(session, &asked);
     }
@@ -206,6 +217,10 @@ pub async fn set_power(session: &Session, noun: &Noun, ask: Power, power: &str) 
 /// Whether every part of a contract runs.
 pub fn all_running(contract: Value, parts: &str) -> Progress<Value> {
     let name = text(&contract, "name").to_owned();
+    if text(&contract, "state") == "released" {
+        let why = contract.pointer("/refusal/detail").and_then(Value::as_str).unwrap_or(text(&contract, "detail"));
+        return Progress::Lost(format!("{name} was released: {why}"));
+    }
     let list = contract.get(parts).and_then(Value::as_array).cloned().unwrap_or_default();
     if let Some(failed) = list.iter().find(|part| text(part, "state") == "failed") {
         return Progress::Lost(format!("{} of {name} failed: {}", text(failed, "name"), text(failed, "detail")));

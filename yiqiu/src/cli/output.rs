@@ -21,6 +21,8 @@ pub enum Format {
     Json,
     /// For files.
     Yaml,
+    /// For spreadsheets.
+    Csv,
 }
 
 /// How a value of a column is shown.
@@ -42,6 +44,12 @@ pub enum As {
     Count,
     /// Published ports: `127.0.0.1:32768->8080`.
     Ports,
+    /// Millicores times milliseconds as seconds of a core.
+    CoreTime,
+    /// Nanoseconds of processor time as seconds.
+    CpuTime,
+    /// Bytes times milliseconds as bytes times seconds.
+    ByteTime,
 }
 
 /// A column of a noun's table: its title, where its value is (JSON pointers, the first that is there), and how it is
@@ -53,6 +61,7 @@ pub struct Column(pub &'static str, pub &'static [&'static str], pub As);
 pub fn one(format: Format, columns: &[Column], value: &Value) -> Outcome {
     match format {
         Format::Table => print(&rows(columns, std::slice::from_ref(value))),
+        Format::Csv => print(&csv(columns, std::slice::from_ref(value))),
         Format::Json | Format::Yaml => document(format, value),
     }
 }
@@ -65,15 +74,16 @@ pub fn list(format: Format, columns: &[Column], items: &[Value]) -> Outcome {
             Ok(())
         }
         Format::Table => print(&rows(columns, items)),
+        Format::Csv => print(&csv(columns, items)),
         Format::Json | Format::Yaml => document(format, &Value::Array(items.to_vec())),
     }
 }
 
-/// Prints a document whole. A table of an unknown shape is YAML: it reads best.
+/// Prints a document whole. Where it has no columns, it is YAML: that reads best.
 pub fn document(format: Format, value: &Value) -> Outcome {
     let text = match format {
         Format::Json => serde_json::to_string_pretty(value).map(|text| text + "\n").map_err(|e| e.to_string()),
-        Format::Table | Format::Yaml => serde_norway::to_string(value).map_err(|e| e.to_string()),
+        Format::Table | Format::Csv | Format::Yaml => serde_norway::to_string(value).map_err(|e| e.to_string()),
     };
     print(&text.map_err(|error| Failure::Failed(format!("the answer cannot be shown: {error}")))?)
 }
@@ -98,6 +108,18 @@ fn rows(columns: &[Column], items: &[Value]) -> String {
     grid(&titles, items.iter().map(|item| columns.iter().map(|column| cell(*column, item)).collect()))
 }
 
+/// The columns of a table as comma-separated values (RFC 4180).
+fn csv(columns: &[Column], items: &[Value]) -> String {
+    let quoted = |cell: String| match cell.contains(['"', ',', '\n', '\r']) {
+        true => format!("\"{}\"", cell.replace('"', "\"\"")),
+        false => cell,
+    };
+    let line = |cells: Vec<String>| cells.into_iter().map(quoted).collect::<Vec<_>>().join(",") + "\n";
+    let titles = line(columns.iter().map(|column| column.0.to_lowercase()).collect());
+    let rows = items.iter().map(|item| line(columns.iter().map(|column| cell(*column, item)).collect()));
+    std::iter::once(titles).chain(rows).collect()
+}
+
 /// Columns without borders, two spaces apart.
 pub fn grid(titles: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
@@ -115,9 +137,14 @@ fn cell(Column(_, pointers, shape): Column, item: &Value) -> String {
 
 /// A value as a cell; `-` for what is not there.
 pub fn shown(shape: As, value: &Value) -> String {
-    let number = |f: fn(i64) -> String| value.as_i64().map_or_else(|| plain(value), f);
+    let number = |f: fn(i64) -> String| amount(value).map_or_else(|| plain(value), |n| f(clamped(n)));
     match shape {
         As::Text => plain(value),
+        As::CoreTime => amount(value).map_or_else(|| plain(value), |n| seconds(n / 1_000)),
+        As::CpuTime => amount(value).map_or_else(|| plain(value), |n| seconds(n / 1_000_000)),
+        As::ByteTime => {
+            amount(value).map_or_else(|| plain(value), |n| format!("{} s", size::bytes_shown(clamped(n / 1_000))))
+        }
         As::Bytes => number(size::bytes_shown),
         As::Cpu => number(size::thousandths),
         As::Time => number(time::shown),
@@ -131,6 +158,19 @@ pub fn shown(shape: As, value: &Value) -> String {
             _ => "-".into(),
         },
     }
+}
+
+/// A whole number; large ones come as strings of digits.
+fn amount(value: &Value) -> Option<i128> {
+    value.as_i64().map(i128::from).or_else(|| value.as_str()?.parse().ok())
+}
+
+fn clamped(n: i128) -> i64 {
+    i64::try_from(n).unwrap_or(if n < 0 { i64::MIN } else { i64::MAX })
+}
+
+fn seconds(ms: i128) -> String {
+    format!("{} s", size::thousandths(clamped(ms)))
 }
 
 fn port(port: &Value) -> String {
@@ -174,6 +214,10 @@ mod tests {
             (As::Ports, json!([{"node_port": 80, "host_port": 32768, "host_address": ""}]), "127.0.0.1:32768->80"),
             (As::Ports, json!([]), "-"),
             (As::Count, json!([1, 2]), "2"),
+            (As::CoreTime, json!("12500000"), "12.5 s"),
+            (As::CpuTime, json!("1500000000"), "1.5 s"),
+            (As::ByteTime, json!("68719476736000"), "64 GiB s"),
+            (As::Bytes, json!("1024"), "1 KiB"),
         ] {
             assert_eq!(shown(shape, &value), text);
         }
@@ -184,5 +228,6 @@ mod tests {
         let columns = [Column("NAME", &["/name"], As::Text), Column("CPU", &["/x/cpu", "/cpu"], As::Cpu)];
         let items = [serde_json::json!({"name": "long-name", "cpu": 250}), serde_json::json!({"name": "b"})];
         assert_eq!(rows(&columns, &items), "NAME       CPU\nlong-name  0.25\nb          -\n");
+        assert_eq!(csv(&columns, &[serde_json::json!({"name": "a,\"b"})]), "name,cpu\n\"a,\"\"b\",-\n");
     }
 }

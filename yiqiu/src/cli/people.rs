@@ -43,7 +43,11 @@ const PROJECT: Noun = Noun {
     ],
 };
 
-const MEMBER: &[Column] = &[Column("USER", &["/user", "/user_name", "/name"], As::Text)];
+const MEMBER: &[Column] = &[
+    Column("USER", &["/user"], As::Text),
+    Column("ROLE", &["/role"], As::Text),
+    Column("SINCE", &["/created_ms"], As::Time),
+];
 
 const TOKEN: Noun = Noun {
     word: "token",
@@ -51,9 +55,10 @@ const TOKEN: Noun = Noun {
     path: "tokens",
     columns: &[
         Column("NAME", &["/name"], As::Text),
-        Column("USER", &["/user", "/user_name"], As::Text),
+        Column("USER", &["/user"], As::Text),
         Column("ROLE", &["/role"], As::Text),
-        Column("PROJECT", &["/project", "/project_name"], As::Text),
+        Column("PROJECT", &["/project"], As::Text),
+        Column("STATE", &["/state"], As::Text),
         Column("EXPIRES", &["/expires_ms"], As::Time),
         Column("ID", &["/id"], As::Text),
     ],
@@ -138,6 +143,9 @@ pub enum Token {
         /// The project that it acts for.
         #[arg(long)]
         project: Option<String>,
+        /// What it may do; tenant with a project and ops without, if not said.
+        #[arg(long, value_parser = ["ops", "tenant"])]
+        role: Option<String>,
         /// How long it works, such as 30d.
         #[arg(long, value_name = "SPAN", value_parser = time::parse_span)]
         expires_in: Option<Duration>,
@@ -147,6 +155,11 @@ pub enum Token {
     },
     /// Lists tokens, without the secrets: nobody has them any more.
     List,
+    /// Shows one, without the secret.
+    Get {
+        /// Name or id.
+        token: String,
+    },
     /// Ends a token within seconds.
     #[command(alias = "delete")]
     Revoke {
@@ -193,13 +206,12 @@ pub async fn project(session: &Session, verb: Project) -> Outcome {
 /// Carries out `yiqiu token …`.
 pub async fn token(session: &Session, verb: Token) -> Outcome {
     match verb {
-        Token::Create { name, user, project, expires_in, save } => {
+        Token::Create { name, user, project, role, expires_in, save } => {
             let mut body = json!({"name": name});
-            if let Some(user) = user {
-                body["user"] = json!(user);
-            }
-            if let Some(project) = project {
-                body["project"] = json!(project);
+            for (key, value) in [("user", user), ("project", project), ("role", role)] {
+                if let Some(value) = value {
+                    body[key] = json!(value);
+                }
             }
             if let Some(span) = expires_in {
                 body["expires_ms"] = json!(session.now_ms() + i64::try_from(span.as_millis()).unwrap_or(i64::MAX / 2));
@@ -208,22 +220,27 @@ pub async fn token(session: &Session, verb: Token) -> Outcome {
             made_token(session, made, save.as_deref())
         }
         Token::List => TOKEN.list(session, &[]).await,
+        Token::Get { token } => TOKEN.get(session, &token).await,
         Token::Revoke { token } => TOKEN.delete(session, &token).await,
     }
 }
 
 /// Prints the secret alone on standard output, so that it can be piped, or puts it into a file.
 fn made_token(session: &Session, mut made: Value, save: Option<&Path>) -> Outcome {
-    let missing = || Failure::Failed("the server made the token, but did not send it".into());
-    let secret = ["token", "secret"].iter().find_map(|key| made.get(*key)?.as_str().map(|s| (*key, s.to_owned())));
-    let (key, secret) = secret.ok_or_else(missing)?;
+    let secret = made.get("secret").and_then(Value::as_str).map(str::to_owned).ok_or_else(|| {
+        Failure::Failed(
+            "the token was made, but the answer that had it got lost, and it is not kept anywhere: revoke it (yiqiu \
+             token revoke) and make another"
+                .into(),
+        )
+    })?;
     if let Some(path) = save {
         write_private(path, format!("{secret}\n"))
             .map_err(|error| Failure::Failed(format!("{}: {error}; revoke the token", path.display())))?;
         if let Some(object) = made.as_object_mut() {
-            object.remove(key);
+            object.remove("secret");
         }
-        return TOKEN.show(session, made.get("info").unwrap_or(&made));
+        return TOKEN.show(session, &made);
     }
     if session.format != Format::Table {
         return output::document(session.format, &made);

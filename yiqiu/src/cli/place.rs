@@ -24,7 +24,7 @@ const ZONE: Noun = Noun {
     path: "zones",
     columns: &[
         Column("NAME", &["/name"], As::Text),
-        Column("REGION", &["/region/name", "/region_name", "/region"], As::Text),
+        Column("REGION", &["/region", "/region_id"], As::Text),
         Column("ID", &["/id"], As::Text),
     ],
 };
@@ -35,7 +35,7 @@ const RACK: Noun = Noun {
     path: "racks",
     columns: &[
         Column("NAME", &["/name"], As::Text),
-        Column("ZONE", &["/zone/name", "/zone_name", "/zone"], As::Text),
+        Column("ZONE", &["/zone", "/zone_id"], As::Text),
         Column("UNITS", &["/units"], As::Text),
         Column("ID", &["/id"], As::Text),
     ],

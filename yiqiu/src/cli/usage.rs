@@ -1,7 +1,7 @@
 //! `usage report`: what a project reserved and really used.
 
 use clap::{Args, Subcommand};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
     Session,
@@ -12,10 +12,18 @@ use super::{
 };
 
 const ROW: &[Column] = &[
-    Column("COMPONENT", &["/component_name", "/component", "/name"], As::Text),
-    Column("CONTRACT", &["/ccontract_name", "/ccontract", "/contract"], As::Text),
-    Column("ON", &["/preset/on_ms", "/on_ms"], As::Span),
-    Column("OFF", &["/preset/off_ms", "/off_ms"], As::Span),
+    Column("NAME", &["/name"], As::Text),
+    Column("CONTRACT", &["/contract"], As::Text),
+    Column("ON", &["/on_ms"], As::Span),
+    Column("OFF", &["/off_ms"], As::Span),
+    Column("CPU PRESET", &["/reserved/cpu_millicore_ms"], As::CoreTime),
+    Column("ACTUAL", &["/actual/cpu_ns"], As::CpuTime),
+    Column("MEMORY PRESET", &["/reserved/memory_byte_ms"], As::ByteTime),
+    Column("ACTUAL", &["/actual/memory_byte_ms"], As::ByteTime),
+    Column("NET IN", &["/actual/net_rx_bytes"], As::Bytes),
+    Column("NET OUT", &["/actual/net_tx_bytes"], As::Bytes),
+    Column("DISK READ", &["/actual/block_read_bytes"], As::Bytes),
+    Column("WRITTEN", &["/actual/block_write_bytes"], As::Bytes),
 ];
 
 /// Verbs of `yiqiu usage`.
@@ -37,9 +45,6 @@ pub struct Report {
     /// Until when, exclusive; now if not said.
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     to: Option<String>,
-    /// Comma-separated values, for spreadsheets; takes the place of -o.
-    #[arg(long)]
-    csv: bool,
 }
 
 /// Carries out `yiqiu usage …`.
@@ -58,18 +63,52 @@ pub async fn run(session: &Session, verb: Usage) -> Outcome {
         }
     }
     let path = ["usage", "report"];
-    if report.csv {
+    if session.format == Format::Csv {
         query.push(("format", "csv"));
         return output::print(&session.client.get_text(Tier::Projects, &path, &query).await?);
     }
     query.push(("format", "json"));
     let answer = session.client.get(Tier::Projects, &path, &query).await?;
     match session.format {
-        Format::Json | Format::Yaml => output::document(session.format, &answer),
-        Format::Table => output::list(session.format, ROW, &rows(&answer)),
+        Format::Json | Format::Yaml | Format::Csv => output::document(session.format, &answer),
+        Format::Table => {
+            let at = |key: &str| answer.get(key).and_then(Value::as_i64).map(time::shown).unwrap_or_default();
+            let project = answer.pointer("/project/name").and_then(Value::as_str).unwrap_or_default();
+            output::note(format_args!("project {project}, {} to {}", at("from_ms"), at("to_ms")));
+            output::list(session.format, ROW, &rows(&answer))
+        }
     }
 }
 
+/// A row for each component and one for all; what was reserved in every power state is added up.
 fn rows(report: &Value) -> Vec<Value> {
-    ["rows", "components", "items"].iter().find_map(|key| report.get(*key)?.as_array().cloned()).unwrap_or_default()
+    let items = report.get("items").and_then(Value::as_array).into_iter().flatten().cloned();
+    let mut totals = report.get("totals").cloned().unwrap_or_default();
+    totals["name"] = json!("TOTAL");
+    items
+        .chain([totals])
+        .map(|mut row| {
+            for key in ["cpu_millicore_ms", "memory_byte_ms"] {
+                let of = |power: &str| row.pointer(&format!("/preset/{power}/{key}"))?.as_str()?.parse::<i128>().ok();
+                let sum: i128 = ["on", "off", "hibernated"].into_iter().filter_map(of).sum();
+                row["reserved"][key] = json!(sum.to_string());
+            }
+            row
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_reserved_adds_up_over_power_states() {
+        let reserved = |n: &str| json!({"cpu_millicore_ms": n, "memory_byte_ms": "0"});
+        let preset = json!({"on": reserved("7"), "off": reserved("99999999999999999999"), "hibernated": reserved("1")});
+        let report = json!({"items": [{"name": "web-0", "preset": preset}], "totals": {}});
+        let rows = rows(&report);
+        assert_eq!(rows[0]["reserved"]["cpu_millicore_ms"], "100000000000000000007");
+        assert_eq!(rows[1]["name"], "TOTAL");
+    }
 }
