@@ -68,10 +68,14 @@ impl Pool {
         answer.hosts.into_iter().map(host).collect()
     }
 
-    /// The id of an image that can be started from.
-    pub(crate) async fn image(&self, name_or_id: &str) -> Result<String, Problem> {
+    /// The id of an image that an owner's components can be started from: one of its own, or one that is everyone's.
+    pub(crate) async fn image(&self, name_or_id: &str, owner: &str) -> Result<String, Problem> {
         let request = self.caller.request(wire::GetImageRequest { name_or_id: name_or_id.to_owned() });
         let image = ask(PATIENCE, self.client().get_image(request)).await?;
+        // This tier may see every image; whoever asks it may not.
+        if !image.owner.is_empty() && image.owner != owner {
+            return Err(Problem::not_found("image", name_or_id));
+        }
         if image.state == "ready" {
             return Ok(image.id);
         }
@@ -193,7 +197,7 @@ fn host(host: wire::Host) -> Result<Host, Problem> {
         rack,
         unit: _,
         node_type,
-        state: _, // told by `refuses`
+        state,
         clock_mhz,
         rentable,
         free,
@@ -212,6 +216,7 @@ fn host(host: wire::Host) -> Result<Host, Problem> {
         zone: Place { id: zone_id, name: zone },
         rack: Place { id: rack_id, name: rack },
         node_type: common::NodeType::try_from(node_type).ok().and_then(|t| NodeType::try_from(t).ok()),
+        state,
         refuses,
         clock_mhz,
         rentable: whole_size(rentable),

@@ -54,6 +54,8 @@ pub struct Host {
     pub rack: Place,
     /// How it is cut, if it is.
     pub node_type: Option<NodeType>,
+    /// What is known of it, such as `online`.
+    pub state: String,
     /// Why nothing can be claimed on it now; empty when something can.
     pub refuses: String,
     /// The clock of its processors.

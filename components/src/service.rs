@@ -124,9 +124,9 @@ impl Service {
 
     /// Chooses hosts as [`Service::create`] would, and records nothing.
     pub async fn dry_run(&self, who: &Principal, ask: &NewCContract) -> Result<Vec<(String, Chosen)>, Problem> {
-        who.owner()?;
+        let owner = who.owner()?;
         check::new_contract(ask)?;
-        self.0.pool.image(&ask.need.image).await?;
+        self.0.pool.image(&ask.need.image, owner).await?;
         let chosen = self.chosen(&wish(ask)).await?;
         Ok((0..).zip(chosen).map(|(ordinal, host): (u32, _)| (format!("{}-{ordinal}", ask.name), host)).collect())
     }
@@ -142,18 +142,25 @@ impl Service {
             return self.outcome(whole).await;
         }
         if !self.store().whole_named(Some(owner), &ask.name).await?.is_empty() {
-            return Err(name_taken(&ask.name));
+            return self.taken(owner, &ask, key.as_ref()).await;
         }
-        let image_id = self.0.pool.image(&ask.need.image).await?;
+        let image_id = self.0.pool.image(&ask.need.image, owner).await?;
         let chosen = self.chosen(&wish(&ask)).await?;
         let whole = Whole::recorded(self.contract(owner, &who.subject, image_id, ask.clone()), chosen);
         match self.store().whole_insert(&whole, key.as_ref(), self.now()).await? {
             Inserted::Yes => self.outcome(whole).await,
-            // Someone was faster: the same request, or another of the same name.
-            Inserted::Taken => match self.made_before(owner, &ask, key.as_ref()).await? {
-                Some(whole) => self.outcome(whole).await,
-                None => Err(name_taken(&ask.name)),
-            },
+            Inserted::Taken => self.taken(owner, &ask, key.as_ref()).await,
+        }
+    }
+
+    /// Someone was faster: the same request, or another of the same name.
+    async fn taken(&self, owner: &str, ask: &NewCContract, key: Option<&Key>) -> Result<Whole, Problem> {
+        match self.made_before(owner, ask, key).await? {
+            Some(whole) => self.outcome(whole).await,
+            None => Err(Problem::new(
+                Code::AlreadyExists,
+                format!("there is already a ccontract `{}`: choose another name, or delete it", ask.name),
+            )),
         }
     }
 
@@ -426,13 +433,6 @@ fn wish(ask: &NewCContract) -> Wish {
         spread: *spread,
         held: std::collections::HashMap::new(),
     }
-}
-
-fn name_taken(name: &str) -> Problem {
-    Problem::new(
-        Code::AlreadyExists,
-        format!("there is already a ccontract `{name}`: choose another name, or delete it"),
-    )
 }
 
 fn busy() -> Problem {

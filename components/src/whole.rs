@@ -22,6 +22,8 @@ pub struct Chosen {
     pub id: Id<Host>,
     /// Its name.
     pub name: String,
+    /// What is known of it.
+    pub state: String,
 }
 
 impl Whole {
@@ -36,10 +38,10 @@ impl Whole {
     pub(crate) fn replanned(&self, chosen: Vec<Chosen>) -> Self {
         let mut whole = self.clone();
         whole.contract.rcontract_id = Id::new();
-        for (component, Chosen { id, name }) in whole.components.iter_mut().zip(chosen) {
+        for (component, Chosen { id, name, state }) in whole.components.iter_mut().zip(chosen) {
             component.line_id = Id::new();
             component.node_id = None;
-            (component.host_id, component.host_name, component.host_state) = (id, name, String::new());
+            (component.host_id, component.host_name, component.host_state) = (id, name, state);
         }
         whole
     }
@@ -154,7 +156,7 @@ fn component(contract: &CContractModel, ordinal: u32, host: Chosen) -> Component
         node_id: None,
         host_id: host.id,
         host_name: host.name,
-        host_state: String::new(),
+        host_state: host.state,
         power: Power::On,
         generation: 1,
         asked: 1, // the lines ask for it
@@ -181,19 +183,9 @@ fn see(component: &mut ComponentModel, nodes: &[NodeModel]) {
 pub(crate) fn events(old: Option<&Whole>, new: &Whole, now: Ms) -> Vec<NewEvent> {
     let owner = &new.contract.owner;
     let mut events = Vec::new();
-    if old.is_none_or(|old| old.contract.state != new.contract.state) {
-        let kind = match (old, new.contract.state) {
-            (None, _) | (Some(_), State::Placing) => "ccontract.created",
-            (Some(_), State::Placed) => "ccontract.placed",
-            (Some(_), State::Releasing) => "ccontract.releasing",
-            (Some(_), State::Released) => "ccontract.released",
-        };
-        let changed = wire::CContractChanged {
-            ccontract_id: new.contract.id.to_string(),
-            name: new.contract.name.clone(),
-            state: new.contract.state.to_string(),
-        };
-        events.push(NewEvent::new(now, kind, owner, new.contract.id, &changed));
+    let ended = new.contract.state == State::Released;
+    if !ended {
+        events.extend(contract_event(old, &new.contract, now));
     }
     let olds = old.map_or(&[][..], |old| &old.components);
     for before in olds {
@@ -218,7 +210,27 @@ pub(crate) fn events(old: Option<&Whole>, new: &Whole, now: Ms) -> Vec<NewEvent>
             events.push(NewEvent::new(now, "component.changed", owner, component.id, &changed));
         }
     }
+    // Its end is told last, when nothing is bound to it any more.
+    if ended {
+        events.extend(contract_event(old, &new.contract, now));
+    }
     events
+}
+
+fn contract_event(old: Option<&Whole>, contract: &CContractModel, now: Ms) -> Option<NewEvent> {
+    let kind = match (old.map(|old| old.contract.state), contract.state) {
+        (Some(before), state) if before == state => return None,
+        (None, _) | (Some(_), State::Placing) => "ccontract.created",
+        (Some(_), State::Placed) => "ccontract.placed",
+        (Some(_), State::Releasing) => "ccontract.releasing",
+        (Some(_), State::Released) => "ccontract.released",
+    };
+    let changed = wire::CContractChanged {
+        ccontract_id: contract.id.to_string(),
+        name: contract.name.clone(),
+        state: contract.state.to_string(),
+    };
+    Some(NewEvent::new(now, kind, &contract.owner, contract.id, &changed))
 }
 
 /// What watchers of a component would notice.

@@ -254,7 +254,7 @@ pub(super) struct PlacementView {
 }
 
 impl From<(String, Chosen)> for PlacementView {
-    fn from((component, Chosen { id, name }): (String, Chosen)) -> Self {
+    fn from((component, Chosen { id, name, state: _ }): (String, Chosen)) -> Self {
         Self { component, host_id: id, host: name }
     }
 }

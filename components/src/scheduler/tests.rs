@@ -28,6 +28,7 @@ fn host(name: &str, cpu: i64, mib: i64) -> Host {
         zone: place("z1"),
         rack: place("r1"),
         node_type: Some(NodeType::Cm),
+        state: "online".to_owned(),
         refuses: String::new(),
         clock_mhz: 3000,
         rentable: size(4000, 4096),

@@ -53,7 +53,10 @@ impl Service {
         // Tens of thousands of hosts take tens of milliseconds: not on a thread that others wait for.
         let planned = tokio::task::spawn_blocking(move || {
             let chosen = scheduler::plan(&wish, &hosts, listed)?;
-            Ok(chosen.into_iter().map(|host| Chosen { id: host.id, name: host.name.clone() }).collect())
+            Ok(chosen
+                .into_iter()
+                .map(|host| Chosen { id: host.id, name: host.name.clone(), state: host.state.clone() })
+                .collect())
         });
         planned.await.map_err(Problem::internal)?.map_err(|explanation: Box<scheduler::Explanation>| {
             Problem::new(Code::NoPlacement, explanation.sentence.clone()).with_data(explanation)
@@ -118,7 +121,7 @@ impl Service {
             spread: contract.spread,
             held: std::collections::HashMap::new(),
         };
-        let planned = match self.pool().image(&contract.image_id).await {
+        let planned = match self.pool().image(&contract.image_id, &contract.owner).await {
             Ok(_) => self.chosen(&wish).await,
             Err(problem) => Err(problem),
         };
