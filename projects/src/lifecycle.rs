@@ -86,7 +86,7 @@ mod tests {
         assert_eq!(token_end(None, Some(6), 5).unwrap(), 6);
         for bad in [0, -1, i64::MIN, TTL_MOST_MS + 1, i64::MAX] {
             assert!(token_end(Some(bad), None, 5).is_err(), "{bad}");
-            assert!(token_end(None, Some(bad), 5).is_err(), "until {bad}");
+            assert!(token_end(None, Some(bad.saturating_add(5)), 5).is_err(), "until {bad} from now");
         }
         assert!(token_end(Some(1), Some(6), 5).is_err());
     }

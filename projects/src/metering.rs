@@ -5,7 +5,6 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use sea_orm::DbErr;
 use yiqiu_base::{
     Code, Problem,
     database::{Database, Transaction, problem},
@@ -71,11 +70,8 @@ impl Meter {
         let effects = effect::effects(&events)?;
 
         let change = self.database.begin().await.map_err(problem)?;
-        match outbox::cursor_move(&*change, self.source, after, last).await {
-            Ok(()) => {}
-            // Another replica was first: go on from where it stands.
-            Err(DbErr::RecordNotUpdated) => return Ok(Next::Requeue(PAUSE)),
-            Err(error) => return Err(problem(error)),
+        if !source::source_move(&*change, self.source, after, last).await.map_err(problem)? {
+            return Ok(Next::Requeue(PAUSE)); // another replica was first: go on from where it stands
         }
         apply(&change, &effects).await?;
         change.commit().await.map_err(problem)?;
@@ -135,10 +131,9 @@ async fn apply(change: &Transaction, effects: &Effects) -> Result<(), Problem> {
             SegmentChange::Close(_) => None,
         })
         .collect();
-    segment::segment_insert(&**change, &opened).await.map_err(|error| match error {
-        DbErr::RecordNotInserted => stopped("a segment is opened a second time"),
-        other => problem(other),
-    })?;
+    if !segment::segment_insert(&**change, &opened).await.map_err(problem)? {
+        return Err(stopped("a segment is opened a second time"));
+    }
     for ((line, from_ms), segment) in segments {
         if let SegmentChange::Close(to_ms) = segment
             && !segment::segment_close(&**change, *line, *from_ms, *to_ms).await.map_err(problem)?

@@ -6,7 +6,7 @@ use yiqiu_base::{
     Clock, Code, Environment, Principal, Problem,
     clock::Ms,
     database::{Database, Transaction, problem},
-    idempotency::{self, Key},
+    idempotency::Key,
     outbox::{self, Event},
     principal::{Role, Signer},
     reconcile::{Next, Waker},
@@ -20,7 +20,7 @@ use yiqiu_proto::{
 use crate::{
     metering::{Feed, Meter},
     model::{Project, User, Whoami, project_of},
-    store,
+    store::{self, kept},
     sweeper::Sweeper,
 };
 
@@ -219,28 +219,6 @@ fn key(
 ) -> Result<Option<Key>, Problem> {
     let subject = format!("{} {}", principal.subject, principal.owner);
     given.map(|given| Key::new(&subject, noun, given, body)).transpose()
-}
-
-/// What the same request made before.
-async fn kept(connection: &impl sea_orm::ConnectionTrait, key: Option<&Key>) -> Result<Option<String>, Problem> {
-    let Some(key) = key else { return Ok(None) };
-    let kept = idempotency::kept(connection, &[key]).await.map_err(problem)?;
-    kept.first().map(|kept| kept.replay(key).map(str::to_owned)).transpose()
-}
-
-/// Keeps what this request made.
-async fn keep(change: &Transaction, key: Option<&Key>, id: String, now: Ms) -> Result<(), Problem> {
-    let Some(key) = key else { return Ok(()) };
-    idempotency::keep(&**change, &[(key, id)], now).await.map_err(|error| taken(error, "request", &key.key))
-}
-
-/// A failed insert: `already_exists` where there is one of that name.
-fn taken(error: sea_orm::DbErr, noun: &str, name: &str) -> Problem {
-    if yiqiu_base::database::is_duplicate(&error) { exists(noun, name) } else { problem(error) }
-}
-
-fn exists(noun: &str, name: &str) -> Problem {
-    Problem::new(Code::AlreadyExists, format!("there is already a {noun} `{}`", yiqiu_base::name::shown(name)))
 }
 
 /// A name that is well-formed and cannot be taken for an id.

@@ -3,7 +3,13 @@
 
 use sea_orm::{ConnectionTrait, DbBackend, DbErr};
 use uuid::Uuid;
-use yiqiu_base::{Problem, principal::Role};
+use yiqiu_base::{
+    Code, Problem,
+    clock::Ms,
+    database::{Transaction, is_duplicate, problem},
+    idempotency::{self, Key},
+    principal::Role,
+};
 
 pub(crate) mod binding;
 pub(crate) mod member;
@@ -44,4 +50,27 @@ fn places(row: &str, n: usize) -> String {
 async fn count(connection: &impl ConnectionTrait, statement: sea_orm::Statement) -> Result<i64, DbErr> {
     let row = connection.query_one_raw(statement).await?;
     row.map_or(Ok(0), |row| row.try_get("", "n"))
+}
+
+/// What the same request made before.
+pub(crate) async fn kept(connection: &impl ConnectionTrait, key: Option<&Key>) -> Result<Option<String>, Problem> {
+    let Some(key) = key else { return Ok(None) };
+    let kept = idempotency::kept(connection, &[key]).await.map_err(problem)?;
+    kept.first().map(|kept| kept.replay(key).map(str::to_owned)).transpose()
+}
+
+/// Keeps what this request made.
+pub(crate) async fn keep(change: &Transaction, key: Option<&Key>, id: String, now: Ms) -> Result<(), Problem> {
+    let Some(key) = key else { return Ok(()) };
+    idempotency::keep(&**change, &[(key, id)], now).await.map_err(|error| taken(error, "request", &key.key))
+}
+
+/// A failed insert: `already_exists` where there is one of that name.
+pub(crate) fn taken(error: DbErr, noun: &str, name: &str) -> Problem {
+    if is_duplicate(&error) { exists(noun, name) } else { problem(error) }
+}
+
+/// `already_exists`.
+pub(crate) fn exists(noun: &str, name: &str) -> Problem {
+    Problem::new(Code::AlreadyExists, format!("there is already a {noun} `{}`", yiqiu_base::name::shown(name)))
 }

@@ -2,10 +2,10 @@
 
 use yiqiu_base::{Code, Principal, Problem, database::problem, idempotency::Key, outbox::NewEvent, principal::Role};
 
-use super::{Made, Service, check_name, exists, in_use, keep, kept, key, taken};
+use super::{Made, Service, check_name, in_use, key};
 use crate::{
     model::{Member, MemberChanged, Project, ProjectChanged, ProjectId},
-    store::{member, project, segment, token, user},
+    store::{exists, keep, kept, member, project, segment, taken, token, user},
 };
 
 impl Service {

@@ -10,12 +10,12 @@ use yiqiu_base::{
     secret::Secret,
 };
 
-use super::{Made, Service, check_name, check_role, exists, keep, kept, key, projects::not_a_service, taken};
+use super::{Made, Service, check_name, check_role, key, projects::not_a_service};
 use crate::{
     lifecycle::{TokenState, token_end},
     model::{NewToken, Project, Token, TokenChanged, TokenId, TokenRequest, User, owner_label},
     store::{
-        member, project,
+        exists, keep, kept, member, project, taken,
         token::{self, Scope, Standing},
         user,
     },

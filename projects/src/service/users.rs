@@ -9,11 +9,11 @@ use yiqiu_base::{
     secret::Secret,
 };
 
-use super::{Made, Service, check_name, exists, in_use, keep, kept, key, taken};
+use super::{Made, Service, check_name, in_use, key};
 use crate::{
     lifecycle::TTL_MOST_MS,
     model::{Token, TokenId, User, UserChanged, UserId},
-    store::{token, user},
+    store::{exists, keep, kept, taken, token, user},
 };
 
 /// The name of the user that [`Service::bootstrap`] makes.

@@ -61,9 +61,8 @@ impl TryFrom<Row> for Segment {
 const COLUMNS: &str = "line_id, from_ms, to_ms, rcontract_id, owner, node_name, power, \
                        cpu_millicores, memory_bytes, disk_bytes, disk_iops";
 
-/// New ones. One that is there already gives way if it has no length; otherwise the whole statement is refused with
-/// [`DbErr::RecordNotInserted`].
-pub(crate) async fn segment_insert(connection: &impl ConnectionTrait, segments: &[&Segment]) -> Result<(), DbErr> {
+/// New ones; whether all of them are in. One that is there already gives way if it has no length, and stays otherwise.
+pub(crate) async fn segment_insert(connection: &impl ConnectionTrait, segments: &[&Segment]) -> Result<bool, DbErr> {
     for segments in segments.chunks(CHUNK) {
         let text = format!(
             "INSERT INTO segments ({COLUMNS}) VALUES {} ON CONFLICT (line_id, from_ms) DO UPDATE SET \
@@ -76,10 +75,10 @@ pub(crate) async fn segment_insert(connection: &impl ConnectionTrait, segments: 
         let values: Vec<Value> = segments.iter().flat_map(|segment| values(segment)).collect();
         let done = connection.execute_raw(sql(connection.get_database_backend(), &text, values)).await?;
         if done.rows_affected() != segments.len() as u64 {
-            return Err(DbErr::RecordNotInserted);
+            return Ok(false);
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 fn values(segment: &Segment) -> [Value; 11] {
