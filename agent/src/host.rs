@@ -214,16 +214,7 @@ impl Host {
         let mut all = self.state();
         let all = &mut *all;
         let Some(node) = all.nodes.get_mut(&id) else { return };
-        let report = NodeReport {
-            node_id: id.to_string(),
-            state: common::NodeState::from(state).into(),
-            generation: node.record.carried,
-            boot: node.record.boot,
-            detail: detail.to_owned(),
-            ports: seen.ports.clone(),
-            at_ms: self.clock.now(),
-            revision: node.record.revision(),
-        };
+        let report = self.report(id, &node.record, state, detail, seen);
         if let Some(shown) = &node.shown {
             let at_ms = report.at_ms;
             if *shown == (NodeReport { at_ms: shown.at_ms, ..report.clone() }) {
@@ -251,6 +242,26 @@ impl Host {
             state.reports.push_back(report);
             self.outgoing.notify_one();
         }
+    }
+
+    fn report(&self, id: NodeId, record: &Record, state: NodeState, detail: &str, seen: &Seen) -> NodeReport {
+        NodeReport {
+            node_id: id.to_string(),
+            state: common::NodeState::from(state).into(),
+            generation: record.carried,
+            boot: record.boot,
+            detail: detail.to_owned(),
+            ports: seen.ports.clone(),
+            at_ms: self.clock.now(),
+            revision: record.revision(),
+        }
+    }
+
+    /// What is seen of a node that was not shown yet. Nothing where a start in the middle has to be decided first.
+    fn first_report(&self, id: NodeId, node: &Node) -> Option<NodeReport> {
+        let seen = node.seen.as_ref().filter(|_| node.record.intent.is_none())?;
+        let (state, detail) = node.record.observe(seen);
+        Some(self.report(id, &node.record, state, &detail, seen))
     }
 
     fn orphan_report(&self, id: NodeId, seen: &Seen) -> NodeReport {
@@ -287,7 +298,8 @@ impl Host {
         state.reports.clear();
         state.facts_changed = false;
         state.in_flight = None;
-        let mut nodes: Vec<NodeReport> = state.nodes.values().filter_map(|n| n.shown.clone()).collect();
+        let shown = state.nodes.iter().filter_map(|(id, n)| n.shown.clone().or_else(|| self.first_report(*id, n)));
+        let mut nodes: Vec<NodeReport> = shown.collect();
         nodes.extend(state.orphans.iter().map(|(id, seen)| self.orphan_report(*id, seen)));
         Hello { host_id: self.identity.host_id.clone(), facts: Some(state.facts.clone()), epoch: state.epoch, nodes }
     }

@@ -4,11 +4,15 @@
 //! together are one commit, and [`Journal::write`] returns after the disk has them. A fleet of simulated hosts keeps
 //! nothing ([`Journal::volatile`]): its hosts end with the process.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use prost::Message;
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{driver::NodeId, meter::Meter, record::Record};
@@ -64,9 +68,7 @@ struct Disk {
 impl Journal {
     /// Opens (or begins) the journal in `file` for a host.
     pub fn open(file: &Path, host: &str) -> anyhow::Result<Self> {
-        let database = Database::builder()
-            .set_cache_size(4 << 20)
-            .create(file)
+        let database = create(file)
             .with_context(|| format!("cannot open the journal {}: is another agent using it?", file.display()))?;
         let transaction = database.begin_write()?;
         transaction.open_table(NODES)?;
@@ -134,6 +136,19 @@ impl Written {
         match self.0 {
             Some(wait) => wait.await.unwrap_or_else(|_| Err("the journal is closed".to_owned())),
             None => Ok(()),
+        }
+    }
+}
+
+/// Opens the database. The agent before this one may be about to let go of it: that is waited for, a few seconds.
+fn create(file: &Path) -> Result<Database, DatabaseError> {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        match Database::builder().set_cache_size(4 << 20).create(file) {
+            Err(DatabaseError::DatabaseAlreadyOpen) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            result => return result,
         }
     }
 }
@@ -210,18 +225,7 @@ mod tests {
             journal.write(writes).await.map_err(anyhow::Error::msg)?;
             journal.write(vec![Write::Epoch(2)]).await.map_err(anyhow::Error::msg)?;
         }
-        let open = |host| {
-            // The writer's thread lets go of the file when it saw the journal dropped.
-            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
-            loop {
-                match Journal::open(&file, host) {
-                    Ok(journal) => return journal,
-                    Err(error) => assert!(std::time::Instant::now() < deadline, "{error:#}"),
-                }
-                std::thread::yield_now();
-            }
-        };
-        let journal = open("h1");
+        let journal = Journal::open(&file, "h1")?;
         let kept = journal.load()?;
         assert_eq!(kept.nodes.len(), 1);
         assert_eq!((kept.nodes[0].0, kept.nodes[0].1.carried, kept.epoch), (node, 7, 4));
@@ -229,7 +233,7 @@ mod tests {
         journal.write(vec![Write::Forget(node), Write::MeterDone(node, 3)]).await.map_err(anyhow::Error::msg)?;
         assert!(journal.load()?.nodes.is_empty() && journal.load()?.meters.is_empty());
         drop(journal);
-        let other = open("h0").load()?;
+        let other = Journal::open(&file, "h0")?.load()?;
         assert!(other.nodes.is_empty() && other.epoch == 0);
         Ok(())
     }

@@ -90,6 +90,8 @@ impl Engine {
                     DriverError::Refused(format!("{detail}; ask for another host port, or for 0 to have one picked"))
                 } else if message.contains("No command specified") {
                     DriverError::Refused(format!("{doing}: the image names no command, so the node needs one"))
+                } else if message.contains("cgroup") {
+                    DriverError::Failed(detail) // a group that was being made as the last one beside it was removed
                 } else if status_code == 400 || message.contains("OCI runtime create failed") {
                     DriverError::Refused(detail)
                 } else {

@@ -111,7 +111,14 @@ pub(super) fn known(container: ContainerInspectResponse) -> Known {
     } else if state.oom_killed == Some(true) {
         format!("it was killed for using more memory than its {}", bytes_shown(memory))
     } else {
-        let code = format!("exited with code {}", state.exit_code.unwrap_or(-1));
+        let code = state.exit_code.unwrap_or(-1);
+        let command = container.path.unwrap_or_default();
+        // What a shell and the engine's init both mean by these codes.
+        let code = match code {
+            126 => format!("exited with code 126: `{command}`, or what it ran, cannot be executed"),
+            127 => format!("exited with code 127: `{command}`, or what it ran, was not found"),
+            code => format!("exited with code {code}"),
+        };
         match state.error.filter(|e| !e.is_empty()) {
             Some(error) => format!("{code}: {error}"),
             None => code,

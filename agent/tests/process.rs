@@ -1,0 +1,164 @@
+//! Process groups on this machine, minded by the real supervisor.
+
+mod common;
+
+use std::{path::Path, time::Duration};
+
+use common::{Server, assignment, shown, size, until};
+use tokio_util::sync::CancellationToken;
+use yiqiu_agent::{AgentConfig, driver::NodeId};
+use yiqiu_base::{NodeState, NodeType, Power};
+use yiqiu_proto::{
+    agent::Assignment,
+    common::{self as words, NodeSpec},
+};
+
+struct Agent {
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<anyhow::Result<()>>,
+}
+
+impl Agent {
+    fn in_folder(folder: &Path, server: &Server) -> Self {
+        let stop = CancellationToken::new();
+        let config = AgentConfig {
+            token: Some("once".to_owned()),
+            node_types: vec![NodeType::Bm, NodeType::Vm],
+            supervisor: Some(env!("CARGO_BIN_EXE_yiqiu-agent").into()),
+            ..AgentConfig::new(folder)
+        };
+        Self { task: tokio::spawn(yiqiu_agent::run(config, server.link(), stop.clone())), stop }
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        self.task.await.unwrap().unwrap();
+    }
+}
+
+/// Ends what is in a node's group when a test fails in the middle.
+struct EndGroup(NodeId);
+
+impl Drop for EndGroup {
+    fn drop(&mut self) {
+        for pid in pids(self.0) {
+            let _ = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status();
+        }
+    }
+}
+
+fn sh(node: NodeId, script: &str, power: Power, generation: i64) -> Assignment {
+    let spec = NodeSpec {
+        command: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
+        size: size(500, 64 << 20),
+        ..NodeSpec::default()
+    };
+    let mut assignment = assignment(node, power, generation, generation, spec);
+    assignment.set_node_type(words::NodeType::Bm);
+    assignment
+}
+
+fn group(controller: &str, node: NodeId, file: &str) -> std::path::PathBuf {
+    let v1 = Path::new("/sys/fs/cgroup").join(controller);
+    let root = if v1.is_dir() { v1 } else { "/sys/fs/cgroup".into() };
+    root.join("yiqiu").join(node.to_string()).join(file)
+}
+
+fn pids(node: NodeId) -> Vec<i32> {
+    let procs = std::fs::read_to_string(group("pids", node, "cgroup.procs")).unwrap_or_default();
+    procs.lines().filter_map(|l| l.parse().ok()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_outlives_its_agent_is_adopted_counted_and_ends_whole() {
+    let (server, node, folder) = (Server::new(), NodeId::new(), tempfile::tempdir().unwrap());
+    let _ends = EndGroup(node);
+    let agent = Agent::in_folder(folder.path(), &server);
+    until("hello", || !server.get().hellos.is_empty()).await;
+    let facts = server.get().hellos[0].facts.clone().unwrap();
+    let vm = facts.drivers.iter().find(|d| d.name == "libvirt").unwrap();
+    assert_eq!((vm.ready, &*vm.missing), (false, "this build has no libvirt driver"));
+
+    // A leader with children that ignore SIGTERM, one of them in another process group.
+    let script = "trap '' TERM; (while :; do :; done) & setsid sleep 1000 & while :; do sleep 1000; done";
+    server.assign(&sh(node, script, Power::On, 1));
+    server.state(node, NodeState::Running).await;
+    until("all are in the group", || pids(node).len() >= 4).await;
+    let before = pids(node);
+    let mode = std::os::unix::fs::PermissionsExt::mode(
+        &std::fs::metadata(folder.path().join("identity.json")).unwrap().permissions(),
+    );
+    assert_eq!(mode & 0o777, 0o600, "the credential is its owner's only");
+
+    agent.end().await;
+    assert!(before.iter().all(|pid| pids(node).contains(pid)), "they run on without the agent");
+    server.get().reports.clear();
+    let agent = Agent::in_folder(folder.path(), &server); // its token is used: the saved credential serves
+    let adopted = server.state(node, NodeState::Running).await;
+    assert_eq!((adopted.boot, adopted.generation), (1, 1));
+    assert_eq!(pids(node).len(), before.len(), "nothing was started anew");
+
+    until("half a second of cpu was counted", || server.last_sample(node).is_some_and(|s| s.cpu_ns > 500_000_000))
+        .await;
+    server.assign(&sh(node, script, Power::Off, 2));
+    server.state(node, NodeState::Off).await;
+    assert_eq!(pids(node), Vec::<i32>::new(), "the whole group is gone");
+    until("the last sample", || {
+        let counted = server.last_sample(node).map_or(0, |s| s.cpu_ns);
+        let kernel = std::fs::read_to_string(group("cpuacct", node, "cpuacct.usage"));
+        let kernel: i64 = kernel.ok().and_then(|t| t.trim().parse().ok()).unwrap_or(counted);
+        // What the supervisor used between joining the group and leaving it belongs to it too.
+        counted == kernel
+    })
+    .await;
+
+    server.assign(&Assignment { removed: true, revision: 3, ..sh(node, script, Power::Off, 2) });
+    server.state(node, NodeState::Gone).await;
+    assert!(!group("cpuacct", node, "").exists() && !group("memory", node, "").exists());
+    assert!(!folder.path().join("process").join(node.to_string()).exists());
+    agent.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ends_and_refusals_are_reported_in_words() {
+    let (server, folder) = (Server::new(), tempfile::tempdir().unwrap());
+    let agent = Agent::in_folder(folder.path(), &server);
+    until("hello", || !server.get().hellos.is_empty()).await;
+    let [exits, missing, pictured, bare] = [NodeId::new(), NodeId::new(), NodeId::new(), NodeId::new()];
+    server.assign(&sh(exits, "exit 3", Power::On, 1));
+    let within = Duration::from_secs(5);
+    let report = server.report(exits, within, |r| r.state() == words::NodeState::Failed).await;
+    assert!(report.detail.contains("exited with code 3"), "{}", shown(&report));
+    assert_eq!((report.generation, report.boot), (1, 1));
+
+    let with = |node, change: fn(&mut NodeSpec)| {
+        let mut assignment = sh(node, "true", Power::On, 1);
+        change(assignment.spec.as_mut().unwrap());
+        assignment
+    };
+    server.assign(&with(missing, |s| s.command = vec!["/no/such/program".to_owned()]));
+    server.assign(&with(pictured, |s| s.image_sha256 = "a".repeat(64)));
+    server.assign(&with(bare, |s| s.command.clear()));
+    for (node, words) in [
+        (missing, "`/no/such/program` cannot be started"),
+        (pictured, "leave the image out"),
+        (bare, "needs a command"),
+    ] {
+        let report = server.state(node, NodeState::Failed).await;
+        assert!(report.detail.contains(words), "{}", shown(&report));
+    }
+    for node in [exits, missing, pictured, bare] {
+        server.assign(&Assignment { removed: true, revision: 9, ..sh(node, "", Power::Off, 2) });
+        server.state(node, NodeState::Gone).await;
+    }
+    agent.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_serves_once_and_the_refusal_says_so() {
+    let (server, folder) = (Server::new(), tempfile::tempdir().unwrap());
+    server.get().tokens.clear();
+    let agent = Agent::in_folder(folder.path(), &server);
+    let error = agent.task.await.unwrap().unwrap_err();
+    assert!(format!("{error:#}").contains("join_token_invalid"), "{error:#}");
+}

@@ -1,0 +1,269 @@
+//! The rules of a session, on a simulated host: what is obeyed, what is never done, what survives a lost stream.
+
+mod common;
+
+use std::{sync::Arc, time::Duration};
+
+use common::{CREDENTIAL, Server, assignment, size, until};
+use tokio_util::sync::CancellationToken;
+use yiqiu_agent::{
+    Identity,
+    driver::NodeId,
+    drivers::sim::{Behaviour, SimHost},
+    fleet,
+};
+use yiqiu_base::{Clock, NodeState, NodeType, Power, Size};
+use yiqiu_proto::{
+    agent::{Assignment, FullSet, server_message::Message},
+    common::NodeSpec,
+};
+
+struct Agent {
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<anyhow::Result<()>>,
+}
+
+impl Agent {
+    async fn on(hardware: &Arc<SimHost>, server: &Server) -> Self {
+        let stop = CancellationToken::new();
+        let host_id = server.get().host.clone();
+        let identity = Identity {
+            host_id,
+            host_name: "h1".to_owned(),
+            credential: CREDENTIAL.to_owned(),
+            token_hash: String::new(),
+        };
+        let facts = fleet::facts(hardware, Size::ZERO, 1000).await;
+        let run = fleet::run_host(identity, Arc::clone(hardware), facts, server.link(), Clock::system(), stop.clone());
+        Self { stop, task: tokio::spawn(run) }
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        self.task.await.unwrap().unwrap();
+    }
+}
+
+fn spec() -> NodeSpec {
+    NodeSpec { size: size(1000, 64 << 20), ..NodeSpec::default() }
+}
+
+fn on(node: NodeId, generation: i64, revision: i64) -> Assignment {
+    assignment(node, Power::On, generation, revision, spec())
+}
+
+fn off(node: NodeId, generation: i64, revision: i64) -> Assignment {
+    assignment(node, Power::Off, generation, revision, spec())
+}
+
+fn hardware() -> Arc<SimHost> {
+    SimHost::new(7, Arc::new(Behaviour::default()))
+}
+
+#[tokio::test]
+async fn power_goes_on_and_off_and_a_tombstone_removes() {
+    let (server, hardware, node) = (Server::new(), hardware(), NodeId::new());
+    let agent = Agent::on(&hardware, &server).await;
+    until("hello", || !server.get().hellos.is_empty()).await;
+    server.assign(&on(node, 1, 1));
+    let report = server.state(node, NodeState::Running).await;
+    assert_eq!((report.generation, report.boot, report.revision), (1, 1, 1));
+    server.assign(&off(node, 2, 2));
+    let report = server.state(node, NodeState::Off).await;
+    assert_eq!((report.generation, report.boot), (2, 1));
+    server.assign(&on(node, 3, 3));
+    server.report(node, Duration::from_secs(5), |r| r.boot == 2 && r.generation == 3).await;
+    server.assign(&Assignment { removed: true, ..on(node, 3, 4) });
+    server.state(node, NodeState::Gone).await;
+    assert_eq!(hardware.running_and_starts().0, 0);
+    until("heartbeats", || server.get().heartbeats > 2).await;
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn what_died_stays_failed_until_a_newer_generation() {
+    let (server, hardware, node) = (Server::new(), hardware(), NodeId::new());
+    let agent = Agent::on(&hardware, &server).await;
+    until("hello", || !server.get().hellos.is_empty()).await;
+    server.assign(&on(node, 1, 1));
+    server.state(node, NodeState::Running).await;
+    hardware.kill(node);
+    let report = server.state(node, NodeState::Failed).await;
+    assert!(report.detail.contains("exited with code 1"), "{}", report.detail);
+    server.assign(&on(node, 1, 2)); // the same power-on again: nothing to do
+    server.report(node, Duration::from_secs(5), |r| r.revision == 2).await;
+    assert_eq!(hardware.running_and_starts(), (0, 1));
+    server.assign(&off(node, 2, 3));
+    server.state(node, NodeState::Off).await;
+    server.assign(&on(node, 3, 4));
+    server.state(node, NodeState::Running).await;
+    hardware.kill(node);
+    server.state(node, NodeState::Failed).await;
+    server.assign(&on(node, 4, 5));
+    server.state(node, NodeState::Running).await;
+    assert_eq!(hardware.running_and_starts(), (1, 3));
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn older_revisions_and_older_epochs_are_not_obeyed() {
+    let (server, hardware, node) = (Server::new(), hardware(), NodeId::new());
+    server.get().epoch = 5;
+    let agent = Agent::on(&hardware, &server).await;
+    until("hello", || !server.get().hellos.is_empty()).await;
+    server.assign(&on(node, 4, 10));
+    server.state(node, NodeState::Running).await;
+    server.send(Message::Assignment(off(node, 5, 10)));
+    server.send(Message::Assignment(off(node, 5, 9)));
+    server.send(Message::Assignment(Assignment { removed: true, ..on(node, 4, 8) }));
+    let marker = NodeId::new();
+    server.assign(&on(marker, 1, 1));
+    server.state(marker, NodeState::Running).await;
+    assert_eq!(hardware.running_and_starts().0, 2, "nothing older was obeyed");
+
+    // A server on an old copy of its database: not obeyed at all.
+    server.get().epoch = 4;
+    server.assign(&off(node, 9, 99));
+    server.get().full_set = vec![off(node, 9, 100)];
+    let hellos = server.get().hellos.len();
+    until("revision 99 is obeyed in the old session", || hardware.running_and_starts().0 == 1).await;
+    server.get().full_set = vec![on(node, 10, 101)];
+    server.drop_session();
+    until("it comes back more than once", || server.get().hellos.len() >= hellos + 2).await;
+    assert_eq!(hardware.running_and_starts().0, 1, "an older epoch is not obeyed");
+    assert!(server.get().hellos.iter().skip(1).all(|h| h.epoch == 5));
+
+    // A restored one announces itself by a greater epoch: then lower revisions are newer.
+    server.get().epoch = 6;
+    server.get().full_set = vec![on(node, 10, 1)];
+    until("the greater epoch is obeyed", || hardware.running_and_starts().0 == 2).await;
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn absence_never_deletes() {
+    let (server, hardware, node) = (Server::new(), hardware(), NodeId::new());
+    let agent = Agent::on(&hardware, &server).await;
+    until("hello", || !server.get().hellos.is_empty()).await;
+    server.assign(&on(node, 1, 1));
+    server.state(node, NodeState::Running).await;
+    server.get().full_set.clear();
+    server.send(Message::FullSet(FullSet::default()));
+    let hellos = server.get().hellos.len();
+    server.drop_session();
+    until("a new session", || server.get().hellos.len() > hellos).await;
+    let hello = server.get().hellos.last().cloned().unwrap();
+    assert!(hello.nodes.iter().any(|n| n.node_id == node.to_string()), "it is said to be there");
+    let marker = NodeId::new();
+    server.assign(&on(marker, 1, 1));
+    server.state(marker, NodeState::Running).await;
+    assert_eq!(hardware.running_and_starts().0, 2);
+
+    // An agent that lost its journal says what is there, and starts nothing twice.
+    agent.end().await;
+    assert_eq!(hardware.running_and_starts(), (2, 2), "nodes outlive the agent");
+    server.get().reports.clear();
+    let agent = Agent::on(&hardware, &server).await;
+    server.state(node, NodeState::Running).await;
+    server.assign(&Assignment { carried: 1, boot: 1, ..on(node, 1, 2) });
+    server.report(node, Duration::from_secs(5), |r| r.revision == 2).await;
+    assert_eq!(hardware.running_and_starts(), (2, 2));
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn usage_is_sent_again_until_it_is_acknowledged() {
+    let (server, hardware, node) = (Server::new(), hardware(), NodeId::new());
+    server.get().acknowledges = false;
+    let agent = Agent::on(&hardware, &server).await;
+    until("hello", || !server.get().hellos.is_empty()).await;
+    server.assign(&on(node, 1, 1));
+    server.state(node, NodeState::Running).await;
+    until("a block", || !server.get().blocks.is_empty()).await;
+    server.assign(&off(node, 2, 2));
+    server.state(node, NodeState::Off).await;
+    server.drop_session();
+    let before = server.get().blocks.len();
+    until("a block in the next session", || server.get().blocks.len() > before).await;
+    server.get().acknowledges = true;
+    server.drop_session();
+    until("the last sample of the boot", || server.last_sample(node).is_some()).await;
+    let sample = server.last_sample(node).unwrap();
+    assert!(sample.cpu_ns > 0 && sample.memory_byte_ms > 0 && sample.boot == 1, "{sample:?}");
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn hibernation_and_missing_drivers_are_said_plainly() {
+    let (server, hardware, node, vm) = (Server::new(), hardware(), NodeId::new(), NodeId::new());
+    let agent = Agent::on(&hardware, &server).await;
+    until("hello", || !server.get().hellos.is_empty()).await;
+    server.assign(&on(node, 1, 1));
+    server.state(node, NodeState::Running).await;
+    server.assign(&assignment(node, Power::Hibernated, 2, 2, spec()));
+    let report = server.report(node, Duration::from_secs(5), |r| r.generation == 2).await;
+    assert!(report.detail.contains("cannot hibernate"), "{}", report.detail);
+    assert_eq!(hardware.running_and_starts().0, 1, "it stays as it is");
+    let mut wrong = on(vm, 1, 1);
+    wrong.set_node_type(yiqiu_proto::common::NodeType::from(NodeType::Vm));
+    server.assign(&wrong);
+    let report = server.state(vm, NodeState::Failed).await;
+    assert!(report.detail.contains("offers no nodes of that type"), "{}", report.detail);
+    server.assign(&Assignment { removed: true, revision: 2, ..wrong });
+    server.state(vm, NodeState::Gone).await;
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn a_thousand_nodes_with_faults_start_once_each() {
+    let behaviour = Behaviour {
+        create_ms: (0, 20),
+        start_ms: (0, 20),
+        start_fails_permille: 100,
+        dies_permille: 100,
+        dies_after_ms: (0, 100),
+        ..Behaviour::default()
+    };
+    let (server, hardware) = (Server::new(), SimHost::new(3, Arc::new(behaviour)));
+    let agent = Agent::on(&hardware, &server).await;
+    until("hello", || !server.get().hellos.is_empty()).await;
+    let nodes: Vec<NodeId> = (0..1000).map(|_| NodeId::new()).collect();
+    for &node in &nodes {
+        server.assign(&on(node, 1, 1));
+        server.assign(&on(node, 1, 2));
+    }
+    for &node in &nodes {
+        use yiqiu_proto::common::NodeState::{Failed, Running};
+        server.report(node, Duration::from_secs(20), |r| matches!(r.state(), Running | Failed)).await;
+    }
+    server.drop_session();
+    let starts = hardware.running_and_starts().1;
+    assert!((800..=1000).contains(&starts), "{starts} starts");
+    agent.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fleet_shares_a_few_connections() {
+    const HOSTS: usize = 300;
+    let server = Server::new();
+    let tokens: Vec<String> = (0..HOSTS).map(|i| format!("token-{i}")).collect();
+    server.get().tokens = tokens.clone();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let agents = yiqiu_proto::agent::agents_server::AgentsServer::new(server.clone());
+    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+    tokio::spawn(tonic::transport::Server::builder().add_service(agents).serve_with_incoming(incoming));
+    let stop = CancellationToken::new();
+    let config = fleet::FleetConfig {
+        links: (0..3).map(|_| yiqiu_proto::link::remote(&url).unwrap()).collect(),
+        tokens,
+        seed: 1,
+        capacity: Size { cpu_millicores: 64_000, ..Size::ZERO },
+        clock_mhz: 2_500,
+        behaviour: Behaviour::default(),
+    };
+    let fleet = tokio::spawn(fleet::run(config, stop.clone()));
+    until("every host says hello", || server.get().hellos.len() == HOSTS).await;
+    stop.cancel();
+    fleet.await.unwrap().unwrap();
+}
