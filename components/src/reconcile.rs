@@ -209,7 +209,7 @@ fn compared(whole: &Whole, lease: Option<&Lease>) -> Whole {
     let gone = lease.is_none_or(|lease| lease.state == LeaseState::Released);
     match (whole.contract.state, lease) {
         // Not asked for yet, or asked for a moment ago: whoever places it takes the answer.
-        (State::Placing, _) | (State::Released, _) => whole.clone(),
+        (State::Placing | State::Released, _) => whole.clone(),
         (State::Placed, _) if gone => whole.let_go(VANISHED),
         (State::Releasing, _) if gone => whole.let_go(""),
         (State::Placed | State::Releasing, Some(lease)) => whole.seen(&lease.nodes),

@@ -184,16 +184,16 @@ macro_rules! on_both {
         $($(#[$doc])* mod $name {
             use super::*;
 
-            async fn body($books: Books) $body
+            async fn run($books: Books) $body
 
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn sqlite() {
-                body(Books::sqlite()).await;
+                run(Books::sqlite()).await;
             }
 
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn postgres() {
-                body(Books::postgres().await).await;
+                run(Books::postgres().await).await;
             }
         })*
     };
