@@ -86,11 +86,17 @@ impl Service {
             (Role::Ops | Role::Tenant | Role::Service, _) => Role::Tenant,
         });
         check_role(role)?;
-        let asking = self.asking_user(principal).await?;
-        let project = match principal.role {
-            Role::Ops => project,
-            Role::Tenant => Some(self.tenant_asks(principal, role, project).await?),
-            Role::Service => return Err(not_a_service(principal)),
+        let (user, project) = match (principal.role, user) {
+            (Role::Ops, Some(user)) => (user, project),
+            (Role::Ops, None) => (self.asking_user(principal).await?.name, project),
+            (Role::Tenant, user) => {
+                let own = self.asking_user(principal).await?;
+                if user.is_some_and(|user| user != own.name && user != own.id.to_string()) {
+                    return Err(Problem::new(Code::PermissionDenied, "a tenant makes tokens for itself only"));
+                }
+                (own.name, Some(self.tenant_asks(principal, role, project).await?))
+            }
+            (Role::Service, _) => return Err(not_a_service(principal)),
         };
 
         let mut change = self.begin().await?;
@@ -104,15 +110,8 @@ impl Service {
             }
             None => None,
         };
-        let user = user.unwrap_or_else(|| asking.name.clone());
         let found = user::user_lock(&*change, &user).await.map_err(problem)?;
-        let user = match found {
-            Some(found) if principal.role == Role::Ops || found.id == asking.id => found,
-            Some(_) | None if principal.role == Role::Tenant => {
-                return Err(Problem::new(Code::PermissionDenied, "a tenant makes tokens for itself only"));
-            }
-            Some(_) | None => return Err(Problem::not_found("user", &user)),
-        };
+        let user = found.ok_or_else(|| Problem::not_found("user", &user))?;
         self.may_hold(&change, &user, role, project.as_ref()).await?;
         let id = TokenId::new();
         let name = match name {
