@@ -45,7 +45,7 @@ fail() {
 
 # Whether the recorded server is running and is ours.
 running() {
-    [ -r "$state/pid" ] && tr '\0' ' ' <"/proc/$(cat "$state/pid")/cmdline" 2>/dev/null | grep -qF -- "$state/data"
+    [ -r "$state/pid" ] && tr '\0' ' ' 2>/dev/null <"/proc/$(cat "$state/pid")/cmdline" | grep -qF -- "$state/data"
 }
 
 # The published addresses of the components, one NAME ADDRESS a line.
@@ -146,7 +146,13 @@ up() {
     show ccontract create huge --image web --count 1 --cpu 4096 --memory 64MiB --dry-run -- /bin/serve || true
 
     title "The project's bill: what was reserved, and what was really used"
-    sleep 5 # the agent sends what it measured every two seconds
+    # What was measured arrives every few seconds. The processor time is column 24 of the report.
+    waited=0
+    until "$yiqiu" usage report --project shop -o csv | awk -F, '$4 == "component" && $24 == 0 { missing = 1 } END { exit missing }'; do
+        [ "$waited" -lt 15 ] || break
+        sleep 1
+        waited=$((waited + 1))
+    done
     show usage report --project shop
 
     cat <<END

@@ -33,7 +33,7 @@ for group in $wanted; do
         ;;
     run)
         need docker.io "nodes of the type cm are Docker containers" have dockerd
-        need iptables "Docker publishes ports with it" have iptables
+        need iproute2 "a Docker daemon of our own gets a network bridge of its own" have ip
         need busybox-static "the demo's and the tests' root file system is made from it" static_busybox
         need curl "the demo fetches pages with it" have curl
         need ca-certificates "cargo fetches crates over TLS" certificates

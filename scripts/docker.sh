@@ -3,6 +3,9 @@
 #
 # start   uses the daemon that answers at DOCKER_HOST or /var/run/docker.sock, else (always, with `own`) starts one with
 #         everything it has in DIR; prints the socket's path.
+#         That daemon keeps to itself: a bridge of its own, no rule of the firewall, no forwarding. So it can run beside
+#         another Docker, and leaves the machine's network as it was. Ports published on 127.0.0.1 work (docker-proxy);
+#         its containers reach nothing beyond this machine.
 # stop    stops the daemon if start started it, and removes DIR.
 # socket  prints the path of the socket that start found or made.
 set -eu
@@ -38,8 +41,26 @@ found() {
 # Whether DIR/pid names a daemon that start started: a pid alone may be someone else's by now.
 ours() {
     [ -r "$1/pid" ] && pid=$(cat "$1/pid") && [ -n "$pid" ] &&
-        tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF -- "$1/docker.sock"
+        tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -qF -- "$1/docker.sock"
 }
+
+# A bridge for one daemon, in a network that nothing here uses: bridge_up NAME
+bridge_up() {
+    ip link show "$1" >/dev/null 2>&1 || ip link add name "$1" type bridge
+    if ! ip -o -4 addr show dev "$1" | grep -q inet; then
+        for octet in $(seq 1 254); do
+            network=10.213.$octet
+            if ! { ip -o -4 addr; ip -4 route; } | grep -qF " $network."; then
+                ip addr add "$network.1/24" dev "$1"
+                break
+            fi
+        done
+    fi
+    ip link set "$1" up
+}
+
+# An interface's name has at most 15 characters.
+bridge_name() { printf 'yq%s\n' "$(printf '%s' "$1" | cksum | cut -d ' ' -f 1)"; }
 
 start() {
     dir=$1 own=${2:-}
@@ -67,8 +88,10 @@ start() {
     # A larger limit of open files is refused in some sandboxes, and takes containers long to walk.
     open=$(ulimit -n)
     if [ "$open" = unlimited ] || [ "$open" -gt 20000 ]; then ulimit -n 20000; fi
+    bridge=$(bridge_name "$dir")
+    bridge_up "$bridge"
     setsid dockerd --data-root "$dir/data" --exec-root "$dir/exec" -H "unix://$dir/docker.sock" \
-        --pidfile "$dir/pid" </dev/null >"$dir/log" 2>&1 &
+        --bridge "$bridge" --iptables=false --ip-forward=false --ip-masq=false --pidfile "$dir/pid" </dev/null >"$dir/log" 2>&1 &
     daemon=$!
     waited=0
     until answers "$dir/docker.sock"; do
@@ -110,10 +133,11 @@ stop() {
     fi
     # What a killed daemon leaves: its containerd, and mounts. Found by our paths, never by a name alone.
     for process in /proc/[0-9]*; do
-        if tr '\0' ' ' <"$process/cmdline" 2>/dev/null | grep -qE "^(containerd|containerd-shim|docker-proxy|/usr/[^ ]*/containerd[^ ]*) .*$dir/exec"; then
+        if tr '\0' ' ' 2>/dev/null <"$process/cmdline" | grep -qE "^(containerd|containerd-shim|docker-proxy|/usr/[^ ]*/containerd[^ ]*) .*$dir/exec"; then
             kill -9 "${process#/proc/}" 2>/dev/null || true
         fi
     done
+    ip link delete "$(bridge_name "$dir")" 2>/dev/null || true
     awk -v dir="$dir/" 'index($2, dir) == 1 { print $2 }' /proc/mounts | sort -r | while read -r mount; do
         umount -l "$mount" 2>/dev/null || true
     done
