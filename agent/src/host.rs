@@ -47,7 +47,7 @@ pub(crate) struct Host {
 pub(crate) struct State {
     pub(crate) nodes: HashMap<NodeId, Node>,
     /// On this host with its mark, and not assigned.
-    pub(crate) orphans: HashMap<NodeId, Seen>,
+    pub(crate) orphans: HashMap<NodeId, (NodeType, Seen)>,
     pub(crate) facts: Facts,
     epoch: u64,
     connected: bool,
@@ -196,7 +196,7 @@ impl Host {
                     node.attempts = 0;
                 }
                 None => {
-                    let seen = state.orphans.remove(&id);
+                    let seen = state.orphans.remove(&id).map(|(_, seen)| seen);
                     let node = Node { record: Record::of(assignment, epoch), seen, ..Node::default() };
                     state.nodes.insert(id, node);
                 }
@@ -229,15 +229,20 @@ impl Host {
         }
     }
 
-    /// Shows something of this host that nobody assigned.
-    pub(crate) fn orphan(&self, id: NodeId, seen: Seen) {
+    /// Shows something of this host that nobody assigned, or that it went by itself.
+    pub(crate) fn orphan(&self, id: NodeId, node_type: NodeType, seen: Seen) {
         let mut state = self.state();
-        if state.orphans.get(&id) == Some(&seen) {
+        let known = state.orphans.get(&id).map(|(_, seen)| seen);
+        if known.unwrap_or(&Seen::default()) == &seen {
             return;
         }
-        tracing::warn!(node = %id, "a node of this host is not assigned to it: it is reported and left alone");
         let report = self.orphan_report(id, &seen);
-        state.orphans.insert(id, seen);
+        if seen.presence == Presence::Absent {
+            state.orphans.remove(&id);
+        } else {
+            tracing::warn!(node = %id, "a node of this host is not assigned to it: it is reported and left alone");
+            state.orphans.insert(id, (node_type, seen));
+        }
         if state.connected {
             state.reports.push_back(report);
             self.outgoing.notify_one();
@@ -300,7 +305,7 @@ impl Host {
         state.in_flight = None;
         let shown = state.nodes.iter().filter_map(|(id, n)| n.shown.clone().or_else(|| self.first_report(*id, n)));
         let mut nodes: Vec<NodeReport> = shown.collect();
-        nodes.extend(state.orphans.iter().map(|(id, seen)| self.orphan_report(*id, seen)));
+        nodes.extend(state.orphans.iter().map(|(id, (_, seen))| self.orphan_report(*id, seen)));
         Hello { host_id: self.identity.host_id.clone(), facts: Some(state.facts.clone()), epoch: state.epoch, nodes }
     }
 

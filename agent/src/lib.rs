@@ -34,7 +34,7 @@ mod session;
 mod watch;
 mod worker;
 
-use std::{os::unix::fs::DirBuilderExt, sync::Arc};
+use std::{os::unix::fs::DirBuilderExt, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use tokio_util::sync::CancellationToken;
@@ -43,6 +43,9 @@ use yiqiu_proto::{agent::Facts, link::Link};
 
 pub use crate::{config::AgentConfig, drivers::supervisor::supervise_main, session::Identity};
 use crate::{host::Host, journal::Journal};
+
+/// How long an agent that stops waits for actions under way.
+const STOP_WITHIN: Duration = Duration::from_secs(10);
 
 /// Runs the agent of this machine over a link to the server until `stop`. Returns early only if it cannot begin: no
 /// credential and no good token, or a folder that cannot be written. Nodes keep running when it returns.
@@ -113,6 +116,9 @@ pub(crate) async fn serve(host: &Arc<Host>, link: &Link, leave_when_refused: boo
     let refused = session::keep(host, link, leave_when_refused).await;
     host.stop.cancel();
     host.tasks.close();
-    host.tasks.wait().await;
+    // An action under way is let finish, but not for long: the journal tells the next start about one that was cut off.
+    if tokio::time::timeout(STOP_WITHIN, host.tasks.wait()).await.is_err() {
+        tracing::warn!("an action is cut off: the next start decides it by what is there");
+    }
     refused
 }

@@ -145,14 +145,12 @@ pub(crate) async fn keep(host: &Arc<Host>, link: &Link, leave_when_refused: bool
             ),
             End::Lost(why) => why,
         };
+        quiet &= back_off.0 > 0; // there was a session since
         if quiet {
             tracing::debug!(why, "still no session");
         } else {
             tracing::warn!(host = host.identity.host_name, why, "no session with the server; nodes keep running");
             quiet = true;
-        }
-        if back_off.0 == 0 {
-            quiet = false;
         }
         tokio::select! {
             () = host.stop.cancelled() => return false,

@@ -2,11 +2,14 @@
 
 use std::{collections::HashMap, sync::Arc, sync::atomic::Ordering, time::Duration};
 
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, MissedTickBehavior},
+};
 use yiqiu_proto::{agent::DriverStatus, common};
 
 use crate::{
-    driver::{Change, Driver, NodeId, Presence, Seen, Status},
+    driver::{Change, Driver, NodeId, Seen, Status},
     host::Host,
 };
 
@@ -27,8 +30,9 @@ impl Host {
     /// Looks at everything there is, then keeps looking until the host stops.
     pub(crate) async fn begin(self: &Arc<Self>) {
         for driver in &self.drivers {
+            let changes = driver.changes(); // before the look, so that nothing falls between
             self.look_at_all(&**driver).await;
-            self.tasks.spawn(Arc::clone(self).watch(Arc::clone(driver)));
+            self.tasks.spawn(Arc::clone(self).watch(Arc::clone(driver), changes));
         }
         self.tasks.spawn(Arc::clone(self).meter_blocks());
         let known: Vec<NodeId> = self.state().nodes.keys().copied().collect();
@@ -37,8 +41,7 @@ impl Host {
         }
     }
 
-    async fn watch(self: Arc<Self>, driver: Arc<dyn Driver>) {
-        let mut changes = driver.changes();
+    async fn watch(self: Arc<Self>, driver: Arc<dyn Driver>, mut changes: mpsc::UnboundedReceiver<Change>) {
         let never = Duration::from_secs(86_400);
         let mut poll =
             tokio::time::interval_at(Instant::now() + Duration::from_millis(500), driver.poll_every().unwrap_or(never));
@@ -70,10 +73,9 @@ impl Host {
 
     async fn look_at_stranger(&self, id: NodeId, driver: &dyn Driver) {
         if let Ok(seen) = driver.inspect(id).await
-            && seen.presence != Presence::Absent
             && self.with(id, |_| ()).is_none()
         {
-            self.orphan(id, seen);
+            self.orphan(id, driver.node_type(), seen);
         }
     }
 
@@ -90,9 +92,18 @@ impl Host {
         for (id, turn) in turns {
             self.saw(id, turn, listed.remove(&id).unwrap_or_default());
         }
+        let orphans: HashMap<NodeId, Seen> = {
+            let state = self.state();
+            let mine = state.orphans.iter().filter(|(_, (t, _))| *t == driver.node_type());
+            mine.map(|(id, (_, seen))| (*id, seen.clone())).collect()
+        };
+        for &id in orphans.keys() {
+            listed.entry(id).or_default(); // it may have gone by itself
+        }
         for (id, seen) in listed {
-            if self.with(id, |_| ()).is_none() {
-                self.orphan(id, seen);
+            if orphans.get(&id) != Some(&seen) {
+                // Asked again: a node that was removed since the listing is no orphan.
+                self.look_at_stranger(id, driver).await;
             }
         }
     }

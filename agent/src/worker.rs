@@ -379,7 +379,10 @@ impl Host {
                         return After::Look;
                     }
                 }
-                Err(_) => return After::Later(pause(attempts)),
+                Err(_) => {
+                    self.show(id, state, detail, &Seen::default());
+                    return After::Later(pause(attempts));
+                }
             }
         }
         let _ = self.record(id, |r| r.failed(detail)).await;

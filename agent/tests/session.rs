@@ -166,7 +166,8 @@ async fn absence_never_deletes() {
     let agent = Agent::on(&hardware, &server).await;
     server.state(node, NodeState::Running).await;
     server.assign(&Assignment { carried: 1, boot: 1, ..on(node, 1, 2) });
-    server.report(node, Duration::from_secs(5), |r| r.revision == 2).await;
+    let report = server.report(node, Duration::from_secs(5), |r| r.revision == 2).await;
+    assert!(report.boot > 1, "counters begin anew in a boot of their own");
     assert_eq!(hardware.running_and_starts(), (2, 2));
     agent.end().await;
 }
