@@ -30,7 +30,7 @@ macro_rules! codes {
 
             /// One line on what it means.
             pub fn meaning(self) -> &'static str {
-                match self { $(Code::$name => concat!($($doc),+),)* }
+                match self { $(Code::$name => concat!($($doc),+).trim_ascii_start(),)* }
             }
         }
     };

@@ -38,7 +38,8 @@ pub fn request_id_or_new(given: Option<&str>) -> String {
 /// Logs to standard error: for people on a terminal, one JSON object a line elsewhere. `YIQIU_LOG` filters, such as
 /// `info,yiqiu_resources=debug`.
 pub fn logs() {
-    let filter = EnvFilter::try_from_env("YIQIU_LOG").unwrap_or_else(|_| EnvFilter::new("info,sqlx=warn,h2=warn"));
+    let filter = EnvFilter::try_from_env("YIQIU_LOG")
+        .unwrap_or_else(|_| EnvFilter::new("info,sqlx=warn,h2=warn,sea_orm_migration=warn"));
     let registry = tracing_subscriber::registry().with(filter);
     let tty = std::io::stderr().is_terminal();
     let done = if tty {

@@ -44,7 +44,7 @@ fn document(api: &OpenApi, endpoints: &Value) -> anyhow::Result<Value> {
     document["components"]["securitySchemes"] = json!({
         "bearer": {"type": "http", "scheme": "bearer", "description": "A token, as `yiqiu token create` prints it."},
     });
-    document["components"]["schemas"]["ProblemDetails"] = json!({
+    document["components"]["schemas"]["Problem"] = json!({
         "type": "object",
         "description": "A refusal (RFC 9457).",
         "required": ["type", "title", "status", "code", "detail"],
@@ -60,12 +60,13 @@ fn document(api: &OpenApi, endpoints: &Value) -> anyhow::Result<Value> {
     });
     let refusal = json!({
         "description": "A refusal",
-        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}},
+        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
     });
     if let Some(paths) = document["paths"].as_object_mut() {
         for operation in paths.values_mut().filter_map(Value::as_object_mut).flat_map(|path| path.values_mut()) {
             if let Some(responses) = operation.get_mut("responses").and_then(Value::as_object_mut) {
                 responses.entry("default").or_insert_with(|| refusal.clone());
+                responses.iter_mut().filter(|(status, _)| status.starts_with(['4', '5'])).for_each(as_problem);
             }
         }
         for (path, what, answer) in OPEN {
@@ -74,6 +75,15 @@ fn document(api: &OpenApi, endpoints: &Value) -> anyhow::Result<Value> {
     }
     document["x-endpoints"] = endpoints.clone();
     Ok(document)
+}
+
+/// Refusals have a media type of their own, which the tiers do not repeat at every operation.
+fn as_problem((_, response): (&String, &mut Value)) {
+    if let Some(content) = response.get_mut("content").and_then(Value::as_object_mut)
+        && let Some(shape) = content.remove("application/json")
+    {
+        content.insert("application/problem+json".into(), shape);
+    }
 }
 
 /// The paths that need no credential.
@@ -100,7 +110,7 @@ fn problems_page() -> String {
          <h1>Problems</h1><p>Every refusal has one of these codes. They are stable. <a href=/docs>The API</a></p><dl>",
     );
     for code in Code::ALL {
-        let meaning = code.meaning().trim();
+        let meaning = code.meaning();
         // Writing to a String cannot fail.
         let _ = write!(
             page,

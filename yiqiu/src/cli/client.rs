@@ -238,7 +238,8 @@ impl Client {
         Ok(url)
     }
 
-    async fn base(&self, tier: Tier) -> Outcome<Url> {
+    /// Where a tier is served.
+    pub async fn base(&self, tier: Tier) -> Outcome<Url> {
         let endpoints = self
             .endpoints
             .get_or_try_init(|| async {

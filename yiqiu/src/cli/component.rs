@@ -176,9 +176,11 @@ pub async fn ccontract(session: &Session, verb: CContract) -> Outcome {
             show_whole(session, &contract)
         }
         CContract::Delete { ccontract, wait } => {
-            let id = id_of(&CCONTRACT.fetch(session, &ccontract).await?)?;
-            CCONTRACT.delete(session, &id).await?;
-            if wait { released(session, &CCONTRACT, &id).await } else { Ok(()) }
+            if wait {
+                released(session, &CCONTRACT, &ccontract).await
+            } else {
+                CCONTRACT.delete(session, &ccontract).await
+            }
         }
     }
 }

@@ -121,7 +121,7 @@ pub async fn run(session: &Session, verb: Host) -> Outcome {
     match verb {
         Host::Create(create) => {
             let made = session.client.post(HOST.tier, &[HOST.path], &[], &create.body()).await?;
-            join_token(session, &made)
+            join_token(session, &made).await
         }
         Host::List => HOST.list(session, &[]).await,
         Host::Get { host } => HOST.get(session, &host).await,
@@ -132,14 +132,14 @@ pub async fn run(session: &Session, verb: Host) -> Outcome {
         }
         Host::JoinToken { host } => {
             let made = session.client.post(HOST.tier, &[HOST.path, &host, "join-token"], &[], &json!({})).await?;
-            join_token(session, &made)
+            join_token(session, &made).await
         }
         Host::Delete { host } => HOST.delete(session, &host).await,
     }
 }
 
 /// Prints the token alone on standard output, so that it can be piped; what it is for goes to standard error.
-fn join_token(session: &Session, made: &Value) -> Outcome {
+async fn join_token(session: &Session, made: &Value) -> Outcome {
     if session.format != Format::Table {
         return output::document(session.format, made);
     }
@@ -149,7 +149,7 @@ fn join_token(session: &Session, made: &Value) -> Outcome {
         .ok_or_else(|| Failure::Failed("the server made the host, but sent no join token".into()))?;
     output::note(format_args!(
         "the join token works once and is shown only now; on the machine: yiqiu-agent --server {} --token TOKEN",
-        session.server
+        session.client.base(HOST.tier).await?.as_str().trim_end_matches('/')
     ));
     output::print(&format!("{token}\n"))
 }

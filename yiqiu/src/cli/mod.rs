@@ -19,7 +19,7 @@ pub mod workload;
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Subcommand};
-use serde_json::Value;
+use serde_json::{Value, json};
 use yiqiu_base::secret::Secret;
 
 use self::{
@@ -108,6 +108,12 @@ pub enum Noun {
     Health,
 }
 
+const PART: &[Column] = &[
+    Column("PART", &["/part"], As::Text),
+    Column("STATE", &["/state"], As::Text),
+    Column("LAST PASS", &["/last_ms"], As::Time),
+];
+
 const WHOAMI: &[Column] = &[
     Column("SUBJECT", &["/subject"], As::Text),
     Column("ROLE", &["/role"], As::Text),
@@ -148,11 +154,26 @@ async fn carry_out(global: Global, noun: Noun) -> Outcome {
     }
 }
 
+/// The databases and the loops of a server as rows.
+fn parts(document: &Value) -> Vec<Value> {
+    let of = |key: &str| document.get(key).and_then(Value::as_object).into_iter().flatten();
+    let databases = of("databases").map(|(name, said)| json!({"part": format!("database {name}"), "state": said}));
+    let loops = of("loops").map(|(name, status)| {
+        let error = status.get("error").and_then(Value::as_str).unwrap_or_default();
+        let state = if error.is_empty() { "well" } else { error };
+        json!({"part": format!("loop {name}"), "state": state, "last_ms": status.get("last_ms")})
+    });
+    databases.chain(loops).collect()
+}
+
 /// The server's own account of itself. Not ready is a failure, so that scripts can wait for it.
 async fn health(session: &Session) -> Outcome {
     let (status, body) = session.client.open("/readyz").await?;
     let document = serde_json::from_str::<Value>(&body).unwrap_or(Value::String(body));
-    output::document(session.format, &document)?;
+    match session.format {
+        Format::Json | Format::Yaml => output::document(session.format, &document)?,
+        Format::Table | Format::Csv => output::list(session.format, PART, &parts(&document))?,
+    }
     if status.is_success() { Ok(()) } else { Err(Failure::Failed(format!("{} is not ready", session.server))) }
 }
 

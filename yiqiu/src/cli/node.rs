@@ -163,9 +163,11 @@ pub async fn rcontract(session: &Session, verb: RContract) -> Outcome {
         RContract::List => RCONTRACT.list(session, &[]).await,
         RContract::Get { rcontract } => RCONTRACT.get(session, &rcontract).await,
         RContract::Delete { rcontract, wait } => {
-            let id = id_of(&RCONTRACT.fetch(session, &rcontract).await?)?;
-            RCONTRACT.delete(session, &id).await?;
-            if wait { released(session, &RCONTRACT, &id).await } else { Ok(()) }
+            if wait {
+                released(session, &RCONTRACT, &rcontract).await
+            } else {
+                RCONTRACT.delete(session, &rcontract).await
+            }
         }
     }
 }
@@ -237,17 +239,24 @@ pub fn all_running(contract: Value, parts: &str) -> Progress<Value> {
     Progress::Underway(format!("{name} {}: {}", text(&contract, "state"), parts.join(", ")))
 }
 
-/// Waits until a contract that was asked to end has ended.
-pub async fn released(session: &Session, noun: &Noun, id: &str) -> Outcome {
-    wait::until(session.timeout, || async {
+/// Releases a contract, and waits until it holds nothing any more.
+pub async fn released(session: &Session, noun: &Noun, name: &str) -> Outcome {
+    let id = &id_of(&noun.fetch(session, name).await?)?;
+    session.client.delete(noun.tier, &[noun.path, id]).await?;
+    let done = wait::until(session.timeout, || async {
         match noun.fetch(session, id).await {
-            Err(refusal) if refusal.code() == Some("not_found") => Ok(Progress::Arrived(())),
+            Err(refusal) if refusal.code() == Some("not_found") => Ok(Progress::Arrived(Value::Null)),
             Err(failure) => Err(failure),
-            Ok(contract) if text(&contract, "state") == "released" => Ok(Progress::Arrived(())),
+            Ok(contract) if text(&contract, "state") == "released" => Ok(Progress::Arrived(contract)),
             Ok(contract) => Ok(Progress::Underway(format!("{} {}", text(&contract, "name"), text(&contract, "state")))),
         }
     })
-    .await
+    .await?;
+    if done.is_null() {
+        super::output::note(format_args!("{} {name}: released", noun.word));
+        return Ok(());
+    }
+    noun.show(session, &done)
 }
 
 /// The id of a thing that the API answered with.
