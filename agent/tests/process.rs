@@ -162,3 +162,41 @@ async fn a_token_serves_once_and_the_refusal_says_so() {
     let error = agent.task.await.unwrap().unwrap_err();
     assert!(format!("{error:#}").contains("join_token_invalid"), "{error:#}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_agent_finds_its_node_again() {
+    let (server, node, folder) = (Server::new(), NodeId::new(), tempfile::tempdir().unwrap());
+    let _ends = EndGroup(node);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let agents = yiqiu_proto::agent::agents_server::AgentsServer::new(server.clone());
+    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+    tokio::spawn(tonic::transport::Server::builder().add_service(agents).serve_with_incoming(incoming));
+    let start = || {
+        std::process::Command::new(env!("CARGO_BIN_EXE_yiqiu-agent"))
+            .args(["--server", &url, "--token", "once", "--node-types", "bm", "--data-dir"])
+            .arg(folder.path())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap()
+    };
+    let mut agent = start();
+    until("hello", || !server.get().hellos.is_empty()).await;
+    server.assign(&sh(node, "sleep 1000", Power::On, 1));
+    server.state(node, NodeState::Running).await;
+    let before = pids(node);
+    agent.kill().unwrap(); // SIGKILL: it cannot say good-bye
+    agent.wait().unwrap();
+    assert_eq!(pids(node), before, "the node runs on");
+    server.get().reports.clear();
+
+    let mut agent = start();
+    let report = server.state(node, NodeState::Running).await;
+    assert_eq!((report.boot, report.generation), (1, 1));
+    assert_eq!(pids(node), before);
+    server.assign(&Assignment { removed: true, revision: 2, ..sh(node, "sleep 1000", Power::On, 1) });
+    server.state(node, NodeState::Gone).await;
+    assert!(!group("cpuacct", node, "").exists());
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+}

@@ -164,7 +164,8 @@ async fn absence_never_deletes() {
     assert_eq!(hardware.running_and_starts(), (2, 2), "nodes outlive the agent");
     server.get().reports.clear();
     let agent = Agent::on(&hardware, &server).await;
-    server.state(node, NodeState::Running).await;
+    let orphan = server.state(node, NodeState::Running).await;
+    assert!(orphan.detail.contains("no assignment"), "{}", orphan.detail);
     server.assign(&Assignment { carried: 1, boot: 1, ..on(node, 1, 2) });
     let report = server.report(node, Duration::from_secs(5), |r| r.revision == 2).await;
     assert!(report.boot > 1, "counters begin anew in a boot of their own");
@@ -264,7 +265,9 @@ async fn a_fleet_shares_a_few_connections() {
         behaviour: Behaviour::default(),
     };
     let fleet = tokio::spawn(fleet::run(config, stop.clone()));
-    until("every host says hello", || server.get().hellos.len() == HOSTS).await;
+    until("every host says hello", || server.get().hellos.len() >= HOSTS).await;
+    until("heartbeats of all", || server.get().heartbeats > 3 * HOSTS as u64).await;
+    assert_eq!(server.get().hellos.len(), HOSTS, "no session had to be made twice");
     stop.cancel();
     fleet.await.unwrap().unwrap();
 }

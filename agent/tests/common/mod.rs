@@ -49,7 +49,7 @@ pub struct Inner {
     pub fetches: u64,
     /// Bytes after which a fetch breaks off, once.
     pub break_fetch_after: Option<usize>,
-    session: Option<mpsc::UnboundedSender<Result<ServerMessage, Status>>>,
+    sessions: Vec<mpsc::UnboundedSender<Result<ServerMessage, Status>>>,
 }
 
 impl Server {
@@ -70,7 +70,7 @@ impl Server {
             images: HashMap::new(),
             fetches: 0,
             break_fetch_after: None,
-            session: None,
+            sessions: Vec::new(),
         })))
     }
 
@@ -92,13 +92,13 @@ impl Server {
     }
 
     pub fn send(&self, message: Message) {
-        if let Some(session) = &self.get().session {
+        if let Some(session) = self.get().sessions.last() {
             let _ = session.send(Ok(ServerMessage { message: Some(message) }));
         }
     }
 
     pub fn drop_session(&self) {
-        self.get().session = None;
+        self.get().sessions.clear();
     }
 
     /// The newest report of a node that is as wished, within a deadline; on a timeout, shows all there were.
@@ -203,7 +203,7 @@ impl Agents for Server {
         let (out, answers) = mpsc::unbounded_channel();
         let mut said = request.into_inner();
         let (server, weak) = (self.clone(), out.downgrade());
-        self.get().session = Some(out);
+        self.get().sessions.push(out);
         tokio::spawn(async move {
             while let Ok(Some(message)) = said.message().await {
                 let Some(out) = weak.upgrade() else { return };
