@@ -83,7 +83,7 @@ up() {
     echo "Docker answers at $socket"
 
     title "Build"
-    cargo build --quiet -p yiqiu --bin yiqiu
+    cargo build --quiet -p yiqiu --bin yiqiu || fail "the build failed"
     echo "$yiqiu"
 
     title "Start the platform: every role in one process, on SQLite, with an agent for this machine"

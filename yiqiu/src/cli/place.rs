@@ -1,14 +1,14 @@
 //! `region`, `zone`, `rack`: where hosts stand.
 
 use clap::Subcommand;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     Session,
     client::Tier,
     failure::Outcome,
     noun::Noun,
-    output::{As, Column},
+    output::{self, As, Column, Format},
 };
 
 const REGION: Noun = Noun {
@@ -116,6 +116,23 @@ pub enum Rack {
     },
 }
 
+/// The places with the name of the one around each, which the API gives by id. Only for people: documents stay as they
+/// came.
+async fn within(session: &Session, around: &Noun, mut places: Vec<Value>) -> Outcome<Vec<Value>> {
+    if matches!(session.format, Format::Json | Format::Yaml) || places.is_empty() {
+        return Ok(places);
+    }
+    let names = session.client.all(around.tier, &[around.path], &[]).await?;
+    for place in &mut places {
+        let id = place.get(format!("{}_id", around.word));
+        let name = names.iter().find(|other| other.get("id") == id).and_then(|other| other.get("name")).cloned();
+        if let Some(name) = name {
+            place[around.word] = name;
+        }
+    }
+    Ok(places)
+}
+
 /// Carries out `yiqiu region …`.
 pub async fn region(session: &Session, verb: Region) -> Outcome {
     match verb {
@@ -129,9 +146,19 @@ pub async fn region(session: &Session, verb: Region) -> Outcome {
 /// Carries out `yiqiu zone …`.
 pub async fn zone(session: &Session, verb: Zone) -> Outcome {
     match verb {
-        Zone::Create { name, region } => ZONE.create(session, &json!({"name": name, "region": region})).await,
-        Zone::List => ZONE.list(session, &[]).await,
-        Zone::Get { zone } => ZONE.get(session, &zone).await,
+        Zone::Create { name, region } => {
+            let body = json!({"name": name, "region": region});
+            let made = session.client.post(ZONE.tier, &[ZONE.path], &[], &body).await?;
+            ZONE.show(session, &within(session, &REGION, vec![made]).await?[0])
+        }
+        Zone::List => {
+            let zones = session.client.all(ZONE.tier, &[ZONE.path], &[]).await?;
+            output::list(session.format, ZONE.columns, &within(session, &REGION, zones).await?)
+        }
+        Zone::Get { zone } => {
+            let zone = ZONE.fetch(session, &zone).await?;
+            ZONE.show(session, &within(session, &REGION, vec![zone]).await?[0])
+        }
         Zone::Delete { zone } => ZONE.delete(session, &zone).await,
     }
 }
@@ -140,10 +167,18 @@ pub async fn zone(session: &Session, verb: Zone) -> Outcome {
 pub async fn rack(session: &Session, verb: Rack) -> Outcome {
     match verb {
         Rack::Create { name, zone, units } => {
-            RACK.create(session, &json!({"name": name, "zone": zone, "units": units})).await
+            let body = json!({"name": name, "zone": zone, "units": units});
+            let made = session.client.post(RACK.tier, &[RACK.path], &[], &body).await?;
+            RACK.show(session, &within(session, &ZONE, vec![made]).await?[0])
         }
-        Rack::List => RACK.list(session, &[]).await,
-        Rack::Get { rack } => RACK.get(session, &rack).await,
+        Rack::List => {
+            let racks = session.client.all(RACK.tier, &[RACK.path], &[]).await?;
+            output::list(session.format, RACK.columns, &within(session, &ZONE, racks).await?)
+        }
+        Rack::Get { rack } => {
+            let rack = RACK.fetch(session, &rack).await?;
+            RACK.show(session, &within(session, &ZONE, vec![rack]).await?[0])
+        }
         Rack::Delete { rack } => RACK.delete(session, &rack).await,
     }
 }
