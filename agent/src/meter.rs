@@ -63,7 +63,8 @@ impl Meter {
         // The first reading after a start stands for the time since the start: before it there was no memory to read.
         let mean = if before == 0 { i128::from(after) } else { (i128::from(before) + i128::from(after)) / 2 };
         let area = i64::try_from(mean * elapsed).unwrap_or(i64::MAX);
-        total.memory_byte_ms = total.memory_byte_ms.saturating_add(area);
+        // Wraps after days on a large node; the server takes differences, which stay right.
+        total.memory_byte_ms = total.memory_byte_ms.wrapping_add(area);
         total.at_ms = total.at_ms.max(now);
         self.memory = Some(after);
     }

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     Clock, Code, Principal, Problem,
+    outbox::{Event, Reading},
     principal::Keyring,
     secret::Secret,
     telemetry::{REQUEST_ID_HEADER, request_id_or_new, with_request_id},
@@ -314,6 +315,76 @@ impl<T> Page<T> {
     /// The same page of another shape.
     pub fn map<U>(self, f: impl FnMut(T) -> U) -> Page<U> {
         Page { items: self.items.into_iter().map(f).collect(), next: self.next }
+    }
+}
+
+/// Which events to read.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct EventsQuery {
+    /// Read what follows this position; 0 from the beginning.
+    #[serde(default)]
+    pub after: i64,
+    /// At most so many: 1 to 1000, 100 if not said.
+    pub limit: Option<u32>,
+    /// Milliseconds to wait for a first one: at most 30000, none if not said.
+    #[serde(default)]
+    pub wait_ms: u64,
+}
+
+impl EventsQuery {
+    /// How many to read.
+    pub fn limit(&self) -> u32 {
+        self.limit.unwrap_or(100)
+    }
+
+    /// How long to wait for a first one.
+    pub fn wait(&self) -> Duration {
+        Duration::from_millis(self.wait_ms).min(WAIT_MOST)
+    }
+}
+
+/// One event of a tier. Secrets are never in it.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = Event)]
+pub struct EventView {
+    /// Its place in the order of commits.
+    position: i64,
+    /// Milliseconds since 1970.
+    at_ms: i64,
+    /// What happened, such as `segment.opened`.
+    kind: String,
+    /// Whose contract it is about; empty where it is nobody's.
+    owner: String,
+    /// The id of what it is about.
+    subject: String,
+    /// The request that led to it.
+    request_id: String,
+    /// What happened, in the shape that `kind` names.
+    payload: serde_json::Value,
+}
+
+/// Events in the order of commits.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = Events)]
+pub struct EventPage {
+    /// The events that the asker may see.
+    items: Vec<EventView>,
+    /// What to read after next; the same as before where there was nothing.
+    next: String,
+    /// Names this history; when it changes, begin anew.
+    epoch: i64,
+}
+
+impl From<Reading> for EventPage {
+    fn from(reading: Reading) -> Self {
+        let Reading { events, next, epoch } = reading;
+        let view = |event| {
+            let Event { position, at_ms, kind, owner, subject, request_id, payload } = event;
+            let payload = serde_json::from_str(&payload).unwrap_or_default(); // it was written as JSON
+            EventView { position, at_ms, kind, owner, subject, request_id, payload }
+        };
+        Self { items: events.into_iter().map(view).collect(), next: next.to_string(), epoch }
     }
 }
 

@@ -12,9 +12,10 @@ use sea_orm::{
 };
 
 use crate::{
-    Problem,
+    Principal, Problem,
     clock::Ms,
     database::{Database, problem, sql},
+    principal::Role,
 };
 
 /// An event before it has a position.
@@ -129,6 +130,41 @@ pub async fn read(database: &Database, after: i64, limit: u32, wait: Duration) -
         // Another replica may write too: look again after a second even without a hint.
         let pause = (deadline - now).min(Duration::from_secs(1));
         let _ = tokio::time::timeout(pause, head.changed()).await;
+    }
+}
+
+/// What one question for events gives.
+#[derive(Debug, Clone)]
+pub struct Reading {
+    /// The events that the asker may see, oldest first.
+    pub events: Vec<Event>,
+    /// The position up to which was read, also over events of others: ask after it next.
+    pub next: i64,
+    /// Names this history; a consumer begins anew when it changes.
+    pub epoch: i64,
+}
+
+/// What a principal sees of a tier's events after a position: ops and tiers all of them, a tenant those of its own
+/// contracts. Waits up to `wait` for a first one.
+pub async fn read_as(
+    database: &Database,
+    who: &Principal,
+    after: i64,
+    limit: u32,
+    wait: Duration,
+) -> Result<Reading, Problem> {
+    let all = matches!(who.role, Role::Ops | Role::Service);
+    let deadline = tokio::time::Instant::now() + wait.min(Duration::from_secs(30));
+    let mut next = after.max(0);
+    loop {
+        let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+        let mut events = read(database, next, limit, left).await?;
+        let nothing = events.is_empty();
+        next = events.last().map_or(next, |event| event.position);
+        events.retain(|event| all || who.may_touch(&event.owner));
+        if nothing || !events.is_empty() {
+            return Ok(Reading { events, next, epoch: epoch(database).await? });
+        }
     }
 }
 

@@ -2,8 +2,6 @@
 
 mod view;
 
-use std::time::Duration;
-
 use axum::{
     Json,
     extract::{Path, State},
@@ -15,11 +13,11 @@ use utoipa::IntoParams;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use yiqiu_base::{
     Principal, Problem,
-    http::{Body, IdempotencyKey, IfMatch, Page, Paging, Params, Tagged},
+    http::{Body, EventPage, EventsQuery, IdempotencyKey, IfMatch, Page, Paging, Params, Tagged},
 };
 
 use self::view::{
-    CContractAsk, CContractView, ComponentView, DryRunView, EventPage, ItemsView, NoPlacement, PlacementView, PowerAsk,
+    CContractAsk, CContractView, ComponentView, DryRunView, ItemsView, NoPlacement, PlacementView, PowerAsk,
 };
 use crate::{
     model::{ComponentTypeInfo, State as Life},
@@ -192,19 +190,6 @@ async fn component_power(
     Ok(Tagged(StatusCode::OK, component.generation, ComponentView::of(&whole.contract, component)))
 }
 
-#[derive(Debug, Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-struct EventsQuery {
-    /// Read what follows this position; 0 from the beginning.
-    #[serde(default)]
-    after: i64,
-    /// At most so many: 1 to 1000, 100 if not said.
-    limit: Option<u32>,
-    /// Milliseconds to wait for a first one: at most 30000, none if not said.
-    #[serde(default)]
-    wait_ms: u64,
-}
-
 /// Events of Components
 ///
 /// In the order of commits. Ops read all of them, tenants those of their own contracts.
@@ -215,7 +200,5 @@ async fn events(
     who: Principal,
     Params(query): Params<EventsQuery>,
 ) -> Result<Json<EventPage>, Problem> {
-    let wait = Duration::from_millis(query.wait_ms);
-    let (events, read_to, epoch) = service.events(&who, query.after, query.limit.unwrap_or(100), wait).await?;
-    Ok(Json(EventPage { items: events.into_iter().map(Into::into).collect(), next: read_to.to_string(), epoch }))
+    service.events(&who, query.after, query.limit(), query.wait()).await.map(|read| Json(read.into()))
 }

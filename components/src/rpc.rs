@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tonic::{Request, Response, Status};
-use yiqiu_base::{Id, outbox::Event};
+use yiqiu_base::Id;
 use yiqiu_proto::{
     call::Callee,
     common,
@@ -36,11 +36,7 @@ impl Components for Rpc {
             .serve(request, |who, common::EventsRequest { after, limit, wait_ms }| async move {
                 who.require_service()?;
                 let wait = Duration::from_millis(wait_ms.into());
-                let (events, _, epoch) = service.events(&who, after, limit, wait).await?;
-                Ok(common::EventsResponse {
-                    events: events.into_iter().map(event).collect(),
-                    epoch: u64::try_from(epoch).unwrap_or_default(),
-                })
+                service.events(&who, after, limit, wait).await.map(Into::into)
             })
             .await
     }
@@ -74,11 +70,6 @@ impl Components for Rpc {
             })
             .await
     }
-}
-
-fn event(event: Event) -> common::Event {
-    let Event { position, at_ms, kind, owner, subject, request_id, payload } = event;
-    common::Event { position, at_ms, kind, owner, subject, request_id, payload_json: payload }
 }
 
 fn contract(contract: CContractModel) -> wire::CContract {

@@ -5,7 +5,7 @@ mod common;
 use std::time::Duration;
 
 use common::{Books, World, ask, eventually, ops, quick, size, tenant, with_id};
-use yiqiu_base::{Clock, Code, Id, NodeState, http::Paging};
+use yiqiu_base::{Clock, Code, Id, NodeState, http::Paging, outbox::Reading};
 use yiqiu_components::{
     Settings,
     model::{Across, NewCContract, Spread, State},
@@ -14,7 +14,7 @@ use yiqiu_components::{
 use yiqiu_proto::{common as wire, components::ComponentBound};
 
 async fn kinds(world: &World) -> Vec<String> {
-    let (events, _, _) = world.service.events(&ops(), 0, 1000, Duration::ZERO).await.unwrap();
+    let events = world.service.events(&ops(), 0, 1000, Duration::ZERO).await.unwrap().events;
     events.into_iter().map(|event| event.kind).collect()
 }
 
@@ -32,7 +32,7 @@ on_both! {
 
         // What is told names every line before there is anything to meter, for the owner that was asked for.
         assert_eq!(kinds(&world).await, ["ccontract.created", "component.bound", "component.bound", "ccontract.placed"]);
-        let (events, _, _) = world.service.events(&who, 0, 1000, Duration::ZERO).await.unwrap();
+        let events = world.service.events(&who, 0, 1000, Duration::ZERO).await.unwrap().events;
         let bound: ComponentBound = serde_json::from_str(&events[1].payload).unwrap();
         assert_eq!((bound.component_name.as_str(), bound.owner.as_str()), ("web-0", "project:a"));
         assert_eq!(bound.line_id, whole.components[0].line_id.to_string());
@@ -316,7 +316,7 @@ on_both! {
         // By the name, each means their own.
         assert_eq!(world.service.find(&b, "web").await.unwrap().contract.id, theirs.contract.id);
         assert_eq!(world.service.components(&a, None, &page).await.unwrap().items.len(), 1);
-        let (events, read_to, _) = world.service.events(&b, 0, 1000, Duration::ZERO).await.unwrap();
+        let Reading { events, next: read_to, .. } = world.service.events(&b, 0, 1000, Duration::ZERO).await.unwrap();
         assert!(events.iter().all(|event| event.owner == "project:b") && events.len() == 3);
         assert_eq!(read_to, 6);
         // Ops see all, and have to say which.

@@ -4,16 +4,13 @@ mod people;
 mod tokens;
 mod usage;
 
-use std::time::Duration;
-
 use axum::{Json, extract::State};
-use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use serde::Serialize;
+use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use yiqiu_base::{
     Principal, Problem,
-    http::{Params, WAIT_MOST},
-    outbox::Event,
+    http::{EventPage, EventsQuery, Params},
     principal::Role,
 };
 
@@ -66,60 +63,15 @@ async fn whoami(State(service): State<Service>, who: Principal) -> Result<Json<W
     service.whoami(&who).await.map(|me| Json(me.into()))
 }
 
-/// Which events to read.
-#[derive(Debug, Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-struct EventsQuery {
-    /// Read what follows this position; 0 from the beginning.
-    #[serde(default)]
-    after: i64,
-    /// At most so many: 1 to 1000, 100 if not said.
-    limit: Option<u32>,
-    /// Milliseconds to wait for a first one: at most 30000, none if not said.
-    #[serde(default)]
-    wait_ms: u64,
-}
-
-/// One event of Projects. Secrets are never in it.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = ProjectsEventView)]
-struct EventView {
-    /// Its place in the order of commits.
-    position: i64,
-    /// Milliseconds since 1970.
-    at_ms: i64,
-    /// What happened: `user.created`, `user.deleted`, `project.created`, `project.deleted`, `member.added`,
-    /// `member.removed`, `token.created`, `token.revoked`.
-    kind: String,
-    /// The owner label of the project it is about; empty where it is about none.
-    owner: String,
-    /// The id of what it is about.
-    subject: String,
-    /// The request that led to it.
-    request_id: String,
-    /// What happened, in the shape that `kind` names.
-    payload: serde_json::Value,
-}
-
-impl From<Event> for EventView {
-    fn from(event: Event) -> Self {
-        let Event { position, at_ms, kind, owner, subject, request_id, payload } = event;
-        let payload = serde_json::from_str(&payload).unwrap_or_default();
-        Self { position, at_ms, kind, owner, subject, request_id, payload }
-    }
-}
-
 /// Events of Projects
 ///
 /// In the order of commits; for ops.
 #[utoipa::path(get, path = "/v1/events/projects", tag = "projects", params(EventsQuery),
-    responses((status = 200, body = Vec<EventView>), (status = "4XX", body = Problem)))]
+    responses((status = 200, body = EventPage), (status = "4XX", body = Problem)))]
 async fn events(
     State(service): State<Service>,
     who: Principal,
     Params(query): Params<EventsQuery>,
-) -> Result<Json<Vec<EventView>>, Problem> {
-    let wait = Duration::from_millis(query.wait_ms).min(WAIT_MOST);
-    let events = service.events(&who, query.after, query.limit.unwrap_or(100), wait).await?;
-    Ok(Json(events.into_iter().map(EventView::from).collect()))
+) -> Result<Json<EventPage>, Problem> {
+    service.events(&who, query.after, query.limit(), query.wait()).await.map(|read| Json(read.into()))
 }

@@ -7,7 +7,7 @@ use yiqiu_base::{
     clock::Ms,
     database::{Database, Transaction, problem},
     idempotency::Key,
-    outbox::{self, Event},
+    outbox::{self, Reading},
     principal::{Role, Signer},
     reconcile::{Next, Waker},
 };
@@ -165,9 +165,9 @@ impl Service {
         after: i64,
         limit: u32,
         wait: Duration,
-    ) -> Result<Vec<Event>, Problem> {
+    ) -> Result<Reading, Problem> {
         principal.require_ops()?;
-        outbox::read(&self.0.database, after, limit, wait).await
+        outbox::read_as(&self.0.database, principal, after, limit, wait).await
     }
 
     async fn begin(&self) -> Result<Transaction, Problem> {

@@ -1,6 +1,9 @@
 //! Between the words of `base` and their wire form. Both directions name every field, so that a new one breaks here.
 
-use yiqiu_base::{NodeState, NodeType, Power, Problem, Size};
+use yiqiu_base::{
+    NodeState, NodeType, Power, Problem, Size,
+    outbox::{Event, Reading},
+};
 
 use crate::common;
 
@@ -15,6 +18,21 @@ impl From<common::Size> for Size {
     fn from(size: common::Size) -> Self {
         let common::Size { cpu_millicores, memory_bytes, disk_bytes, disk_iops } = size;
         Self { cpu_millicores, memory_bytes, disk_bytes, disk_iops }
+    }
+}
+
+impl From<Event> for common::Event {
+    fn from(event: Event) -> Self {
+        let Event { position, at_ms, kind, owner, subject, request_id, payload } = event;
+        Self { position, at_ms, kind, owner, subject, request_id, payload_json: payload }
+    }
+}
+
+impl From<Reading> for common::EventsResponse {
+    fn from(reading: Reading) -> Self {
+        let Reading { events, next: _, epoch } = reading; // a tier sees every event: the last one is where it stands
+        let epoch = u64::try_from(epoch).unwrap_or_default();
+        Self { events: events.into_iter().map(Into::into).collect(), epoch }
     }
 }
 

@@ -6,7 +6,6 @@ use yiqiu_base::{
     Code, Id, NodeState, Power, Problem,
     clock::Ms,
     id::{CContract, Component, Host, Line, Node, RContract},
-    outbox::Event,
 };
 
 use crate::{
@@ -272,43 +271,4 @@ pub(super) struct DryRunView {
 pub(super) struct PowerAsk {
     /// `on` or `off`.
     pub(super) power: Power,
-}
-
-/// Events in the order of commits.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = ComponentEvents)]
-pub(super) struct EventPage {
-    pub(super) items: Vec<EventView>,
-    /// What to read after next; the same as before where there was nothing.
-    pub(super) next: String,
-    /// Names this history; when it changes, begin anew.
-    pub(super) epoch: i64,
-}
-
-/// One event.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = ComponentEvent)]
-pub(super) struct EventView {
-    /// Its place in the order of commits.
-    position: i64,
-    at_ms: Ms,
-    /// What happened, such as `component.bound`.
-    kind: String,
-    /// Whose it is.
-    owner: String,
-    /// The id of what it is about.
-    subject: String,
-    /// The request that led to it.
-    request_id: String,
-    /// The message that `kind` names.
-    payload: serde_json::Value,
-}
-
-impl From<Event> for EventView {
-    fn from(event: Event) -> Self {
-        let Event { position, at_ms, kind, owner, subject, request_id, payload } = event;
-        // What was written as JSON reads as JSON.
-        let payload = serde_json::from_str(&payload).unwrap_or_default();
-        Self { position, at_ms, kind, owner, subject, request_id, payload }
-    }
 }

@@ -7,7 +7,7 @@ use yiqiu_base::{
     clock::Ms,
     http::{Page, Paging},
     id::CContract,
-    outbox::{self, Event},
+    outbox::{self, Reading},
     principal::Role,
 };
 
@@ -99,32 +99,9 @@ impl Service {
         Ok(Page { items, next })
     }
 
-    /// Events after a position: one's own, or every owner's for ops and tiers. With them the position up to which was
-    /// read, and the epoch of this history.
-    pub async fn events(
-        &self,
-        who: &Principal,
-        after: i64,
-        limit: u32,
-        wait: Duration,
-    ) -> Result<(Vec<Event>, i64, i64), Problem> {
-        let all = matches!(who.role, Role::Ops | Role::Service);
-        if !all {
-            who.owner()?;
-        }
-        let database = self.store().database();
-        let deadline = tokio::time::Instant::now() + wait.min(yiqiu_base::http::WAIT_MOST);
-        let mut read_to = after;
-        loop {
-            let left = deadline.saturating_duration_since(tokio::time::Instant::now());
-            let mut events = outbox::read(database, read_to, limit, left).await?;
-            let nothing = events.is_empty();
-            read_to = events.last().map_or(read_to, |event| event.position);
-            events.retain(|event| all || event.owner == who.owner);
-            if nothing || !events.is_empty() {
-                return Ok((events, read_to, outbox::epoch(database).await?));
-            }
-        }
+    /// Events after a position: one's own, or every owner's for ops and tiers.
+    pub async fn events(&self, who: &Principal, after: i64, limit: u32, wait: Duration) -> Result<Reading, Problem> {
+        outbox::read_as(self.store().database(), who, after, limit, wait).await
     }
 }
 

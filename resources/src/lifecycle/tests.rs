@@ -234,4 +234,7 @@ fn counters_never_run_backwards() {
     let more = Counters { cpu_ns: 15, net_rx_bytes: 5, ..Counters::default() };
     assert_eq!(usage_since(known, more), Some(Counters { cpu_ns: 5, ..Counters::default() }));
     assert_eq!(usage_since(more, known), None);
+    let before = Counters { memory_byte_ms: i64::MAX - 5, ..Counters::default() };
+    let wrapped = Counters { memory_byte_ms: i64::MIN + 4, ..Counters::default() };
+    assert_eq!(usage_since(before, wrapped).map(|c| c.memory_byte_ms), Some(10), "counters wrap");
 }

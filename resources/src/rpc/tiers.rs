@@ -113,8 +113,8 @@ impl Resources for Rpc {
 
     async fn get_image(&self, request: Request<GetImageRequest>) -> Result<Response<Image>, Status> {
         self.callee
-            .serve(request, async |who, GetImageRequest { name_or_id }| {
-                self.service.image_get(&who, &name_or_id).await.map(wire::image)
+            .serve(request, async |who, GetImageRequest { name_or_id, owner }| {
+                self.service.image_for_owner(&who, &name_or_id, &owner).await.map(wire::image)
             })
             .await
     }
@@ -124,11 +124,7 @@ impl Resources for Rpc {
             .serve(request, async |who, EventsRequest { after, limit, wait_ms }| {
                 who.require_service()?;
                 let wait = Duration::from_millis(wait_ms.into());
-                let events = self.service.events(&who, after, limit, wait).await?;
-                Ok(EventsResponse {
-                    events: events.into_iter().map(wire::event).collect(),
-                    epoch: self.service.epoch(),
-                })
+                self.service.events(&who, after, limit, wait).await.map(Into::into)
             })
             .await
     }

@@ -1,6 +1,6 @@
 //! Between models and messages. Every field is named, so that a new one breaks here.
 
-use yiqiu_base::{Id, NodeState, NodeType, Power, Problem, Size, outbox::Event};
+use yiqiu_base::{Id, NodeState, NodeType, Power, Problem, Size};
 use yiqiu_proto::{agent, common, resources as wire};
 
 use crate::{
@@ -119,11 +119,6 @@ pub(super) fn host(host: HostModel, places: &Places) -> wire::Host {
 pub(super) fn image(image: ImageModel) -> wire::Image {
     let ImageModel { id, name, owner, sha256, bytes, state, generation: _, created_ms: _ } = image;
     wire::Image { id: id.to_string(), name, sha256, bytes, state: state.as_str().to_owned(), owner }
-}
-
-pub(super) fn event(event: Event) -> common::Event {
-    let Event { position, at_ms, kind, owner, subject, request_id, payload } = event;
-    common::Event { position, at_ms, kind, owner, subject, request_id, payload_json: payload }
 }
 
 pub(super) fn line(line: wire::Line) -> Result<LineRequest, Problem> {

@@ -99,10 +99,16 @@ impl Service {
         self.store().image_get(image.id).await
     }
 
-    /// By name or id, among one's own and everyone's.
+    /// By name or id, among one's own and everyone's; ops find any.
     pub async fn image_get(&self, who: &Principal, name_or_id: &str) -> Result<ImageModel, Problem> {
-        let any = matches!(who.role, Role::Ops | Role::Service);
-        self.store().image_find(name_or_id, if any { None } else { scope(who) }).await
+        self.store().image_find(name_or_id, scope(who)).await
+    }
+
+    /// What an owner may start nodes from, by name or id: for a tier that asks in somebody's name. One's own image
+    /// comes before everyone's of the same name, so that nobody's name hides another's.
+    pub async fn image_for_owner(&self, who: &Principal, name_or_id: &str, owner: &str) -> Result<ImageModel, Problem> {
+        who.require_service()?;
+        self.store().image_find(name_or_id, Some(owner)).await
     }
 
     /// In the order of names.
@@ -134,7 +140,8 @@ impl Service {
         if let Some(image) = known.filter(|i| any || i.owner.is_empty() || who.may_touch(&i.owner)) {
             return Ok(image);
         }
-        let image = self.image_get(who, name_or_id).await?;
+        // A tier names images by the ids that it was given for its own askers.
+        let image = self.store().image_find(name_or_id, if any { None } else { scope(who) }).await?;
         if image.state != ImageState::Ready {
             return Err(Problem::new(
                 Code::WrongState,

@@ -17,7 +17,7 @@ use yiqiu_base::{
     database::Database,
     group_commit::GroupCommit,
     id::Image,
-    outbox::{self, Event},
+    outbox::{self, Reading},
     principal::Role,
 };
 
@@ -172,12 +172,8 @@ impl Service {
         after: i64,
         limit: u32,
         wait: Duration,
-    ) -> Result<Vec<Event>, Problem> {
-        let events = outbox::read(self.0.store.database(), after, limit, wait).await?;
-        Ok(match principal.role {
-            Role::Ops | Role::Service => events,
-            Role::Tenant => events.into_iter().filter(|e| principal.may_touch(&e.owner)).collect(),
-        })
+    ) -> Result<Reading, Problem> {
+        outbox::read_as(self.0.store.database(), principal, after, limit, wait).await
     }
 
     /// Tells the agents of these nodes what is wished.

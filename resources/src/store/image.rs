@@ -88,16 +88,18 @@ impl Store {
         Ok(found.ok_or_else(|| Problem::not_found("image", id))?.try_into()?)
     }
 
-    /// By name or id among an owner's own and everyone's; the owner's own come first. `None`: any owner's.
+    /// By name or id among an owner's own and everyone's; the owner's own come first. `None`: any
+    /// owner's, everyone's first.
     pub async fn image_find(&self, name_or_id: &str, owner: Option<&str>) -> Result<ImageModel, Problem> {
         let mut query = image::Entity::find().filter(match name_or_id.parse::<uuid::Uuid>() {
             Ok(id) => image::Column::Id.eq(id),
             Err(_) => image::Column::Name.eq(name_or_id),
         });
-        if let Some(owner) = owner {
-            query = query.filter(visible(owner));
-        }
-        let found = query.order_by_desc(image::Column::Owner).one(self.database.read()).await?;
+        query = match owner {
+            Some(owner) => query.filter(visible(owner)).order_by_desc(image::Column::Owner),
+            None => query.order_by_asc(image::Column::Owner),
+        };
+        let found = query.one(self.database.read()).await?;
         Ok(found.ok_or_else(|| Problem::not_found("image", name_or_id))?.try_into()?)
     }
 

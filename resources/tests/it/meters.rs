@@ -29,7 +29,7 @@ async fn segments_follow_the_states_to_the_millisecond() {
         service.contract_release(&who, "c").await.unwrap();
         service.agent_report(&agent.host, report(&nodes[0], NodeState::Gone)).await.unwrap();
 
-        let events = service.events(&ops(), 0, 1_000, Duration::ZERO).await.unwrap();
+        let events = service.events(&ops(), 0, 1_000, Duration::ZERO).await.unwrap().events;
         let positions: Vec<i64> = events.iter().map(|e| e.position).collect();
         assert_eq!(positions, (1..=positions.len() as i64).collect::<Vec<_>>(), "no gap in the outbox");
         let opened: Vec<(String, i64)> = events
@@ -47,7 +47,7 @@ async fn segments_follow_the_states_to_the_millisecond() {
         assert_eq!(opened, [("off".into(), 0), ("on".into(), 20), ("off".into(), 1_070)]);
         assert_eq!(closed, [(0, 20), (20, 1_070), (1_070, 1_079)]);
         tier.books_hold("after a life").await;
-        assert!(service.events(&tenant("other"), 0, 1_000, Duration::ZERO).await.unwrap().is_empty());
+        assert!(service.events(&tenant("other"), 0, 1_000, Duration::ZERO).await.unwrap().events.is_empty());
     }
 }
 
@@ -92,7 +92,7 @@ async fn each_reading_counts_once() {
         }
         let other = tier.host("b", 2, NodeType::Vm, size(1_000, 1 << 30)).await;
         service.agent_usage(&other.host, &[sample(3, 1, 1_000_000)]).await.unwrap();
-        let events = service.events(&ops(), 0, 1_000, Duration::ZERO).await.unwrap();
+        let events = service.events(&ops(), 0, 1_000, Duration::ZERO).await.unwrap().events;
         let total: i64 = events
             .iter()
             .filter(|e| e.kind == "usage.recorded")
