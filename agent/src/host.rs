@@ -3,13 +3,10 @@
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     path::PathBuf,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use yiqiu_base::{Clock, NodeState, NodeType};
 use yiqiu_proto::{
@@ -39,7 +36,7 @@ pub(crate) struct Host {
     /// Something for the server is in the state.
     pub(crate) outgoing: Notify,
     /// The interval of usage blocks, in milliseconds, as the server last said.
-    pub(crate) usage_ms: AtomicU32,
+    pub(crate) usage_ms: watch::Sender<u32>,
     state: Mutex<State>,
 }
 
@@ -130,7 +127,7 @@ impl Host {
             stop,
             tasks: TaskTracker::new(),
             outgoing: Notify::new(),
-            usage_ms: AtomicU32::new(10_000),
+            usage_ms: watch::Sender::new(10_000),
             state: Mutex::new(state),
         }))
     }
@@ -174,7 +171,7 @@ impl Host {
             state.epoch = epoch;
         }
         if usage_ms > 0 {
-            self.usage_ms.store(usage_ms, Ordering::Relaxed);
+            self.usage_ms.send_if_modified(|now| std::mem::replace(now, usage_ms) != usage_ms);
         }
         self.journal.write(vec![Write::Epoch(epoch)]).await?;
         Ok(true)

@@ -205,7 +205,7 @@ async fn talk(host: &Arc<Host>, link: &Link, back_off: &mut BackOff) -> Result<E
                     tell(host, &out, true).await?;
                 }
             }
-            () = host.outgoing.notified() => tell(host, &out, false).await?,
+            () = host.outgoing.notified(), if epoch.is_some() => tell(host, &out, false).await?,
             _ = heartbeat.tick() => send(&out, Message::Heartbeat(Heartbeat { at_ms: host.clock.now() })).await?,
             _ = resend.tick(), if epoch.is_some() => tell(host, &out, true).await?,
         }

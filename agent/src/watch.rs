@@ -1,6 +1,6 @@
 //! Keeps what is seen true: a driver's own changes, a listing besides, and counters read between usage blocks.
 
-use std::{collections::HashMap, sync::Arc, sync::atomic::Ordering, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::{
     sync::mpsc,
@@ -138,10 +138,12 @@ impl Host {
 
     /// A usage block of all nodes that count, at the server's interval.
     async fn meter_blocks(self: Arc<Self>) {
+        let mut usage_ms = self.usage_ms.subscribe();
         loop {
-            let interval = Duration::from_millis(self.usage_ms.load(Ordering::Relaxed).max(100).into());
+            let interval = Duration::from_millis((*usage_ms.borrow_and_update()).max(100).into());
             tokio::select! {
                 () = self.stop.cancelled() => return,
+                Ok(()) = usage_ms.changed() => continue, // the server says another interval: it begins anew
                 () = tokio::time::sleep(interval) => {}
             }
             for driver in &self.drivers {
