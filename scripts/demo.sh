@@ -146,6 +146,7 @@ up() {
     show ccontract create huge --image web --count 1 --cpu 4096 --memory 64MiB --dry-run -- /bin/serve || true
 
     title "The project's bill: what was reserved, and what was really used"
+    sleep 3
     # What was measured arrives every few seconds. The processor time is column 24 of the report.
     waited=0
     until "$yiqiu" usage report --project shop -o csv | awk -F, '$4 == "component" && $24 == 0 { missing = 1 } END { exit missing }'; do

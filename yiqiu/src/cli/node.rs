@@ -3,7 +3,11 @@
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use yiqiu_base::{Id, id::Command};
+use yiqiu_base::{
+    Id,
+    id::{self, Command},
+    size::{parse_bytes, parse_thousandths},
+};
 
 use super::{
     Session,
@@ -78,8 +82,18 @@ pub struct CreateRContract {
     /// The host, by name or id.
     #[arg(long, required_unless_present = "file")]
     host: Option<String>,
-    #[command(flatten)]
-    size: Option<SizeArgs>,
+    /// Processors, such as 0.5; without a size the whole of a host that is cut as bm.
+    #[arg(long, value_name = "CORES", value_parser = parse_thousandths, requires = "memory")]
+    cpu: Option<i64>,
+    /// Memory, such as 512MiB.
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, requires = "cpu")]
+    memory: Option<i64>,
+    /// Disk, such as 10GiB.
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value = "0")]
+    disk: i64,
+    /// Disk operations a second.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    iops: i64,
     #[command(flatten)]
     workload: WorkloadArgs,
     /// Leave the node off.
@@ -103,9 +117,10 @@ impl CreateRContract {
             object.insert("name".into(), json!(self.name));
             return Ok(body);
         }
-        let size =
-            self.size.as_ref().ok_or_else(|| Failure::Usage("--cpu and --memory are needed without --file".into()))?;
-        let mut line = json!({"name": self.name, "host": self.host, "size": size.json()});
+        let mut line = json!({"name": self.name, "host": self.host});
+        if let (Some(cpu), Some(memory)) = (self.cpu, self.memory) {
+            line["size"] = SizeArgs { cpu, memory, disk: self.disk, iops: self.iops }.json();
+        }
         line["power"] = json!(if self.off { "off" } else { "on" });
         self.workload.add_to(&mut line);
         Ok(json!({"name": self.name, "lines": [line]}))
@@ -176,9 +191,31 @@ pub async fn rcontract(session: &Session, verb: RContract) -> Outcome {
 pub async fn node(session: &Session, verb: Node) -> Outcome {
     match verb {
         Node::List => NODE.list(session, &[]).await,
-        Node::Get { node } => NODE.get(session, &node).await,
-        Node::PowerOn(power) => set_power(session, &NODE, power, "on").await,
-        Node::PowerOff(power) => set_power(session, &NODE, power, "off").await,
+        Node::Get { node } => NODE.get(session, &node_id(session, node).await?).await,
+        Node::PowerOn(power) => power_node(session, power, "on").await,
+        Node::PowerOff(power) => power_node(session, power, "off").await,
+    }
+}
+
+async fn power_node(session: &Session, Power { name, wait }: Power, power: &str) -> Outcome {
+    let name = node_id(session, name).await?;
+    set_power(session, &NODE, Power { name, wait }, power).await
+}
+
+/// The API knows nodes by id: names are unique in their contract only. A name that only one node has is as good.
+async fn node_id(session: &Session, name: String) -> Outcome<String> {
+    if name.parse::<Id<id::Node>>().is_ok() {
+        return Ok(name);
+    }
+    let nodes = session.client.all(NODE.tier, &[NODE.path], &[]).await?;
+    let named: Vec<&Value> = nodes.iter().filter(|node| text(node, "name") == name).collect();
+    match named.as_slice() {
+        [node] => id_of(node),
+        [] => Err(Failure::Refused(json!({"code": "not_found", "detail": format!("there is no node `{name}`")}))),
+        several => {
+            let ids: Vec<&str> = several.iter().map(|node| text(node, "id")).collect();
+            Err(Failure::Usage(format!("several nodes are called `{name}`: take one of the ids {}", ids.join(", "))))
+        }
     }
 }
 
