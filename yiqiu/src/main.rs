@@ -60,8 +60,12 @@ fn main() -> ExitCode {
         Command::Serve(serve) => told(runtime.block_on(yiqiu::serve::run(*serve))),
         Command::Keys(verb) => told(yiqiu::serve::keys(verb)),
         Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Yiqiu::command(), "yiqiu", &mut std::io::stdout());
-            ExitCode::SUCCESS
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Yiqiu::command(), "yiqiu", &mut script);
+            told(
+                yiqiu::cli::output::print(&String::from_utf8_lossy(&script))
+                    .map_err(|_| anyhow::anyhow!("standard output")),
+            )
         }
         Command::Noun(noun) => runtime.block_on(yiqiu::cli::run(global, *noun)),
     }

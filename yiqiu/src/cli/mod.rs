@@ -32,6 +32,7 @@ pub use self::{people::write_private, time::parse_span};
 
 /// Flags that every client command takes.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Of every command")]
 pub struct Global {
     /// The server.
     #[arg(long, global = true, env = "YIQIU_SERVER", value_name = "URL", default_value = "http://127.0.0.1:7070")]
