@@ -1,5 +1,7 @@
 #!/bin/bash
-# The benchmarks, in a release build, with services of their own: bench.sh [arguments of the benchmarks]
+# The benchmarks, in a release build, with services of their own: bench.sh [SUITE…] [--hosts 200,2000] [--seconds 8]
+#
+# Suites: limits, cnode_start, claims, memory; all of them if none is named.
 #
 # Each prints a table, and appends its figures to target/bench/<suite>.jsonl.
 set -eu
@@ -24,4 +26,6 @@ YIQIU_TEST_DOCKER=$(scripts/docker.sh start "$state/docker" own)
 YIQIU_TEST_POSTGRES=$(scripts/postgres.sh start "$state/postgres" "${YIQIU_TEST_POSTGRES_PORT:-54330}")
 export YIQIU_TEST_DOCKER YIQIU_TEST_POSTGRES
 
-cargo bench -p yiqiu --bench '*' -- "$@"
+# With the benchmark, so that the same features are built; the agent's program is found beside that of the server.
+cargo build --release -p yiqiu -p yiqiu-agent --bins --bench figures
+cargo bench --quiet -p yiqiu --bench figures -- "$@"
