@@ -132,7 +132,7 @@ pub fn contract_after_release(state: ContractState, nodes_left: usize) -> Contra
 /// What a sample adds to what is known of the same boot; `None` when a counter would run backwards. Counters wrap at
 /// the end of 64 bits, as memory over time does within days on a large node: the difference is right all the same.
 pub fn usage_since(known: Counters, now: Counters) -> Option<Counters> {
-    let delta = now.zip(known, |a, b| a.wrapping_sub(b));
+    let delta = now.zip(known, i64::wrapping_sub);
     let Counters { cpu_ns, memory_byte_ms, net_rx_bytes, net_tx_bytes, block_read_bytes, block_write_bytes } = delta;
     let all = [cpu_ns, memory_byte_ms, net_rx_bytes, net_tx_bytes, block_read_bytes, block_write_bytes];
     all.iter().all(|d| *d >= 0).then_some(delta)

@@ -154,7 +154,7 @@ async fn converse(
             },
             message = tokio::time::timeout(settings.lost_after, said.message()) => match message {
                 Err(_) => return Err(Problem::new(Code::Unavailable, "the agent was silent for too long")),
-                Ok(Err(_)) | Ok(Ok(None)) => return Ok(()),
+                Ok(Err(_) | Ok(None)) => return Ok(()),
                 Ok(Ok(Some(AgentMessage { message }))) => match message {
                     None | Some(Said::Heartbeat(Heartbeat { at_ms: _ })) => {}
                     Some(Said::Hello(_)) => return Err(Problem::invalid("Hello comes once")),

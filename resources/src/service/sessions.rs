@@ -28,14 +28,17 @@ const BEHIND_MOST: usize = 4096;
 #[derive(Clone, Default)]
 pub(super) struct Sessions(Arc<Inner>);
 
+/// The newest session of each host, with its number.
+type Connected = HashMap<Id<Host>, (u64, mpsc::Sender<Push>)>;
+
 #[derive(Default)]
 struct Inner {
-    connected: Mutex<HashMap<Id<Host>, (u64, mpsc::Sender<Push>)>>,
+    connected: Mutex<Connected>,
     numbers: AtomicU64,
 }
 
 impl Sessions {
-    fn connected(&self) -> MutexGuard<'_, HashMap<Id<Host>, (u64, mpsc::Sender<Push>)>> {
+    fn connected(&self) -> MutexGuard<'_, Connected> {
         self.0.connected.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -11,7 +11,7 @@ use yiqiu_base::{
     id::{Host, Node, RContract},
     idempotency::{self, Key},
     outbox::NewEvent,
-    telemetry::{request_id, with_request_id},
+    telemetry::request_id,
 };
 use yiqiu_proto::resources::{RContractChanged, SegmentOpened};
 
@@ -82,10 +82,7 @@ impl Store {
         }
         lines_inserted(&transaction, group, &admitted, &made, now).await?;
         for (at, nodes) in admitted.into_iter().zip(made) {
-            with_request_id(group[at].request_id.clone(), async {
-                created(&mut transaction, &group[at].contract, now)
-            })
-            .await;
+            created(&mut transaction, &group[at], now);
             verdicts[at] = Some(Ok(Admitted { id: group[at].contract.id, nodes }));
         }
         transaction.commit().await?;
@@ -509,14 +506,19 @@ fn node_row(node: &NodeModel) -> Result<Vec<Value>, Problem> {
 }
 
 /// The events of a new contract: itself, and a meter segment for each line.
-fn created(transaction: &mut Transaction, contract: &NewContract, now: Ms) {
+fn created(transaction: &mut Transaction, admission: &Admission, now: Ms) {
+    let contract = &admission.contract;
+    // The group's transaction serves many requests: each event tells of its own.
+    let mut emit = |event: NewEvent| {
+        transaction.emit(NewEvent { request_id: admission.request_id.clone(), ..event });
+    };
     let payload = RContractChanged {
         rcontract_id: contract.id.to_string(),
         name: contract.name.clone(),
         state: ContractState::Active.as_str().to_owned(),
         lines: i64::try_from(contract.lines.len()).unwrap_or(i64::MAX),
     };
-    transaction.emit(NewEvent::new(now, "rcontract.created", &contract.owner, contract.id, &payload));
+    emit(NewEvent::new(now, "rcontract.created", &contract.owner, contract.id, &payload));
     for line in &contract.lines {
         let opened = SegmentOpened {
             line_id: line.id.to_string(),
@@ -527,7 +529,7 @@ fn created(transaction: &mut Transaction, contract: &NewContract, now: Ms) {
             size: Some(line.spec.size.into()),
             from_ms: now,
         };
-        transaction.emit(NewEvent::new(now, "segment.opened", &contract.owner, line.id, &opened));
+        emit(NewEvent::new(now, "segment.opened", &contract.owner, line.id, &opened));
     }
 }
 

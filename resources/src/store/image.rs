@@ -15,7 +15,7 @@ use yiqiu_base::{
 use super::Store;
 use crate::model::{ImageModel, ImageState};
 
-mod image {
+mod entity {
     use sea_orm::entity::prelude::*;
 
     #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
@@ -38,10 +38,10 @@ mod image {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
-impl TryFrom<image::Model> for ImageModel {
+impl TryFrom<entity::Model> for ImageModel {
     type Error = sea_orm::DbErr;
-    fn try_from(row: image::Model) -> Result<Self, Self::Error> {
-        let image::Model { id, name, owner, sha256, bytes, state, generation, created_ms } = row;
+    fn try_from(row: entity::Model) -> Result<Self, Self::Error> {
+        let entity::Model { id, name, owner, sha256, bytes, state, generation, created_ms } = row;
         Ok(Self { id: id.into(), name, owner, sha256, bytes, state: stored(&state)?, generation, created_ms })
     }
 }
@@ -58,7 +58,7 @@ impl Store {
             return self.image_get(first).await;
         }
         let ImageModel { id, name, owner, sha256, bytes, state, generation, created_ms } = new.clone();
-        let row = image::ActiveModel {
+        let row = entity::ActiveModel {
             id: Set(id.uuid()),
             name: Set(name.clone()),
             owner: Set(owner),
@@ -68,7 +68,7 @@ impl Store {
             generation: Set(generation),
             created_ms: Set(created_ms),
         };
-        match image::Entity::insert(row).exec_without_returning(&*transaction).await {
+        match entity::Entity::insert(row).exec_without_returning(&*transaction).await {
             Ok(_) => {}
             Err(error) if is_duplicate(&error) => {
                 return Err(Problem::new(Code::AlreadyExists, format!("there is already an image `{name}`")));
@@ -84,20 +84,20 @@ impl Store {
 
     /// By id; `not_found` otherwise.
     pub async fn image_get(&self, id: Id<Image>) -> Result<ImageModel, Problem> {
-        let found = image::Entity::find_by_id(id.uuid()).one(self.database.read()).await?;
+        let found = entity::Entity::find_by_id(id.uuid()).one(self.database.read()).await?;
         Ok(found.ok_or_else(|| Problem::not_found("image", id))?.try_into()?)
     }
 
     /// By name or id among an owner's own and everyone's; the owner's own come first. `None`: any
     /// owner's, everyone's first.
     pub async fn image_find(&self, name_or_id: &str, owner: Option<&str>) -> Result<ImageModel, Problem> {
-        let mut query = image::Entity::find().filter(match name_or_id.parse::<uuid::Uuid>() {
-            Ok(id) => image::Column::Id.eq(id),
-            Err(_) => image::Column::Name.eq(name_or_id),
+        let mut query = entity::Entity::find().filter(match name_or_id.parse::<uuid::Uuid>() {
+            Ok(id) => entity::Column::Id.eq(id),
+            Err(_) => entity::Column::Name.eq(name_or_id),
         });
         query = match owner {
-            Some(owner) => query.filter(visible(owner)).order_by_desc(image::Column::Owner),
-            None => query.order_by_asc(image::Column::Owner),
+            Some(owner) => query.filter(visible(owner)).order_by_desc(entity::Column::Owner),
+            None => query.order_by_asc(entity::Column::Owner),
         };
         let found = query.one(self.database.read()).await?;
         Ok(found.ok_or_else(|| Problem::not_found("image", name_or_id))?.try_into()?)
@@ -105,9 +105,9 @@ impl Store {
 
     /// In the order of names; `owner` as in [`Store::image_find`].
     pub async fn image_list(&self, paging: &Paging, owner: Option<&str>) -> Result<Vec<ImageModel>, Problem> {
-        let mut query = image::Entity::find().order_by_asc(image::Column::Name).limit(paging.limit());
+        let mut query = entity::Entity::find().order_by_asc(entity::Column::Name).limit(paging.limit());
         if let Some(cursor) = &paging.cursor {
-            query = query.filter(image::Column::Name.gt(cursor.as_str()));
+            query = query.filter(entity::Column::Name.gt(cursor.as_str()));
         }
         if let Some(owner) = owner {
             query = query.filter(visible(owner));
@@ -118,11 +118,11 @@ impl Store {
     /// Says that the bytes are here.
     pub async fn image_ready(&self, id: Id<Image>) -> Result<(), Problem> {
         let transaction = self.database.begin().await?;
-        image::Entity::update_many()
-            .col_expr(image::Column::State, Expr::value(ImageState::Ready.as_str()))
-            .col_expr(image::Column::Generation, Expr::col(image::Column::Generation).add(1))
-            .filter(image::Column::Id.eq(id.uuid()))
-            .filter(image::Column::State.eq(ImageState::Pending.as_str()))
+        entity::Entity::update_many()
+            .col_expr(entity::Column::State, Expr::value(ImageState::Ready.as_str()))
+            .col_expr(entity::Column::Generation, Expr::col(entity::Column::Generation).add(1))
+            .filter(entity::Column::Id.eq(id.uuid()))
+            .filter(entity::Column::State.eq(ImageState::Pending.as_str()))
             .exec(&*transaction)
             .await?;
         Ok(transaction.commit().await?)
@@ -138,9 +138,9 @@ impl Store {
                 format!("image {} is what {users} nodes start from: release them first", model.name),
             ));
         }
-        image::Entity::delete_many().filter(image::Column::Id.eq(model.id.uuid())).exec(&*transaction).await?;
-        let shared = image::Entity::find()
-            .filter(image::Column::Sha256.eq(model.sha256.as_str()))
+        entity::Entity::delete_many().filter(entity::Column::Id.eq(model.id.uuid())).exec(&*transaction).await?;
+        let shared = entity::Entity::find()
+            .filter(entity::Column::Sha256.eq(model.sha256.as_str()))
             .one(&*transaction)
             .await?
             .is_some();
@@ -150,5 +150,5 @@ impl Store {
 }
 
 fn visible(owner: &str) -> Condition {
-    Condition::any().add(image::Column::Owner.eq("")).add(image::Column::Owner.eq(owner))
+    Condition::any().add(entity::Column::Owner.eq("")).add(entity::Column::Owner.eq(owner))
 }
