@@ -6,10 +6,11 @@ use axum::{
     http::StatusCode,
 };
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 use utoipa::{IntoParams, ToSchema};
 use yiqiu_base::{
     Id, Power, Principal, Problem,
-    http::{Body, IfMatch, Page, Paging, Params, Tagged},
+    http::{Body, IdempotencyKey, IfMatch, Page, Paging, Params, Tagged},
     id::{Command, Node},
 };
 
@@ -21,7 +22,7 @@ use crate::service::Service;
 pub(super) struct PowerWish {
     /// `on` or `off`.
     power: Power,
-    /// Minted by the caller: the same id again changes nothing.
+    /// Minted by the caller: the same id again changes nothing. An `Idempotency-Key` serves as well.
     command_id: Option<Id<Command>>,
 }
 
@@ -73,9 +74,19 @@ pub(super) async fn power(
     who: Principal,
     Path(node): Path<String>,
     seen: Option<IfMatch>,
+    key: IdempotencyKey,
     Body(wish): Body<PowerWish>,
 ) -> Result<Tagged<NodeView>, Problem> {
     let id = Id::<Node>::parse(&node)?;
-    let node = service.node_power(&who, id, wish.power, wish.command_id, seen.map(|s| s.0)).await?;
+    let command = wish.command_id.or_else(|| key.0.map(|key| command_of(&who, id, &key)));
+    let node = service.node_power(&who, id, wish.power, command, seen.map(|s| s.0)).await?;
     Ok(Tagged(StatusCode::ACCEPTED, node.generation, node.into()))
+}
+
+/// The command id that a key stands for: the same for the same asker, node and key.
+fn command_of(who: &Principal, node: Id<Node>, key: &str) -> Id<Command> {
+    let digest = Sha256::digest(format!("{} {} {node} {key}", who.subject, who.owner));
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&digest[..16]);
+    uuid::Builder::from_custom_bytes(bytes).into_uuid().into()
 }

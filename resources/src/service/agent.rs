@@ -6,7 +6,7 @@ use yiqiu_base::{Code, Id, NodeState, NodeType, Problem, id::Host, secret::Secre
 use super::{Push, Service};
 use crate::{
     lifecycle::host_after,
-    model::{HostModel, NodeModel, Report, Sample},
+    model::{HostModel, HostState, NodeModel, Report, Sample},
     store::{HostFacts, Reported},
 };
 
@@ -43,7 +43,7 @@ impl Service {
         if let Some(host) = self.store().host_by_join_token(token, now).await?
             && let Some(node_type) = host.node_type
         {
-            let told = HostModel { drivers: facts.drivers.clone(), state: crate::model::HostState::Online, ..host };
+            let told = HostModel { drivers: facts.drivers.clone(), state: HostState::Online, ..host };
             if let Some(why) = told.driver_missing(node_type) {
                 return Err(Problem::new(Code::DriverMissing, why));
             }
@@ -98,8 +98,13 @@ impl Service {
             return;
         }
         tracing::warn!(host = host.name, "the agent is lost; its nodes may well run");
-        let state = host_after(crate::model::HostState::Online, false);
-        if let Err(problem) = self.store().host_seen(host, state, None, self.now()).await {
+        let lost = host_after(HostState::Online, false);
+        let mut recorded = self.store().host_seen(host, lost, None, self.now()).await;
+        if recorded.is_ok() && self.0.sessions.is_open(host.id) {
+            // It dialled anew between the two lines above, and its "online" may have been written first.
+            recorded = self.store().host_seen(host, HostState::Online, None, self.now()).await;
+        }
+        if let Err(problem) = recorded {
             tracing::error!(host = host.name, %problem, "a lost host could not be recorded");
         }
     }
@@ -112,7 +117,7 @@ impl Service {
 
     /// Takes changed facts.
     pub async fn agent_facts(&self, host: &HostModel, facts: &HostFacts) -> Result<(), Problem> {
-        self.store().host_seen(host, crate::model::HostState::Online, Some(facts), self.now()).await
+        self.store().host_seen(host, HostState::Online, Some(facts), self.now()).await
     }
 
     /// Takes what an agent says of one of its nodes.

@@ -91,7 +91,6 @@ impl Service {
             return self.contract_get(who, &admitted.id.to_string()).await;
         }
         metrics::counter!("yiqiu_claims_total").increment(admitted.nodes.len() as u64);
-        self.push(&admitted.nodes);
         let contract = ContractModel {
             id: admitted.id,
             name: name.to_owned(),

@@ -100,10 +100,17 @@ pub async fn start(database: Database, environment: Environment, settings: Setti
     })?;
     let sessions = Sessions::default();
     let admissions = {
-        let (store, clock) = (store.clone(), environment.clock.clone());
+        let (store, clock, sessions) = (store.clone(), environment.clock.clone(), sessions.clone());
         GroupCommit::start(GROUP_MOST, move |group: Arc<Vec<Admission>>| {
-            let (store, clock) = (store.clone(), clock.clone());
-            async move { contract::admit_group(&store, &group, &clock).await }
+            let (store, clock, sessions) = (store.clone(), clock.clone(), sessions.clone());
+            async move {
+                let verdicts = contract::admit_group(&store, &group, &clock).await?;
+                // Here and not where the caller waits: a caller may be gone by now, its claim is not.
+                for admitted in verdicts.iter().flatten() {
+                    sessions.assign(&admitted.nodes);
+                }
+                Ok(verdicts)
+            }
         })
     };
     let reports = {
@@ -178,9 +185,7 @@ impl Service {
 
     /// Tells the agents of these nodes what is wished.
     pub(crate) fn push(&self, nodes: &[NodeModel]) {
-        for node in nodes {
-            self.0.sessions.push(node.host_id, Push::Assign(Box::new(node.clone())));
-        }
+        self.0.sessions.assign(nodes);
     }
 }
 

@@ -63,8 +63,20 @@ impl Sessions {
         current
     }
 
+    /// Whether a host's agent is connected.
+    pub(super) fn is_open(&self, host: Id<Host>) -> bool {
+        self.connected().contains_key(&host)
+    }
+
+    /// Tells agents what nodes should be.
+    pub(super) fn assign(&self, nodes: &[NodeModel]) {
+        for node in nodes {
+            self.push(node.host_id, Push::Assign(Box::new(node.clone())));
+        }
+    }
+
     /// Sends to a host's agent, if it is connected. An agent that is not will get the full set when it dials.
-    pub(super) fn push(&self, host: Id<Host>, push: Push) {
+    fn push(&self, host: Id<Host>, push: Push) {
         let mut connected = self.connected();
         if let Some((_, sender)) = connected.get(&host)
             && sender.try_send(push).is_err()

@@ -6,5 +6,6 @@ mod histories;
 mod images;
 mod meters;
 mod migrations;
+mod outbox;
 mod places;
 mod support;

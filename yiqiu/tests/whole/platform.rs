@@ -462,6 +462,7 @@ impl Server {
             .env("YIQIU_SERVER", &self.resources)
             .env("YIQIU_TOKEN", &self.token)
             .env_remove("YIQIU_TOKEN_FILE")
+            .env("COLUMNS", "100")
             .stdin(Stdio::null())
             .output()
             .unwrap()
