@@ -1,5 +1,6 @@
 //! The tables of Resources: the only place that knows them. Functions are named noun first.
 
+mod admission;
 mod area;
 mod books;
 mod contract;
@@ -9,8 +10,8 @@ mod node;
 mod rows;
 mod usage;
 
+pub use admission::{Admission, Admitted};
 pub use books::Books;
-pub use contract::{Admission, Admitted};
 pub use host::{HostFacts, NewHost, Place};
 pub use node::{NodeFilter, Reported};
 
