@@ -20,7 +20,8 @@ test: ## every test, on SQLite and PostgreSQL, with real containers
 bench: ## every benchmark, beside the machine's own limits
 	@scripts/bench.sh
 
-lint: ## formatting and clippy, warnings as errors
+lint: ## formatting, clippy with warnings as errors, and the licences of what we depend on
 	scripts/deps.sh build
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	scripts/licences.sh >/dev/null

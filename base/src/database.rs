@@ -182,6 +182,9 @@ fn crash_point(_side: &str) {}
 #[allow(clippy::needless_pass_by_value)] // used as `map_err(problem)`
 pub fn problem(error: DbErr) -> Problem {
     let text = error.to_string();
+    if text.contains("invalid byte sequence for encoding") {
+        return Problem::invalid("a text holds a NUL character or is not UTF-8"); // SQLSTATE 22021
+    }
     match error {
         DbErr::ConnectionAcquire(_) | DbErr::Conn(RuntimeErr::SqlxError(_)) => {
             tracing::warn!(error = %without_password(&text), "the database does not answer");

@@ -378,7 +378,7 @@ pub struct EventPage {
 
 impl From<Reading> for EventPage {
     fn from(reading: Reading) -> Self {
-        let Reading { events, next, epoch } = reading;
+        let Reading { events, next, head: _, epoch } = reading;
         let view = |event| {
             let Event { position, at_ms, kind, owner, subject, request_id, payload } = event;
             let payload = serde_json::from_str(&payload).unwrap_or_default(); // it was written as JSON

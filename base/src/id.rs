@@ -80,12 +80,13 @@ impl<K: Kind> Id<K> {
 
     /// Reads the text form; `invalid_argument` otherwise.
     pub fn parse(text: &str) -> Result<Self, Problem> {
-        Uuid::try_parse(text).map(Self::from).map_err(|_| {
-            Problem::new(
+        match Uuid::try_parse(text) {
+            Ok(uuid) if !uuid.is_nil() => Ok(uuid.into()),
+            _ => Err(Problem::new(
                 Code::InvalidArgument,
                 format!("`{}` is not the id of a {}: expected a UUID", crate::name::shown(text), K::NOUN),
-            )
-        })
+            )),
+        }
     }
 }
 
@@ -152,7 +153,11 @@ impl<K> Serialize for Id<K> {
 }
 impl<'de, K> Deserialize<'de> for Id<K> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Uuid::deserialize(deserializer).map(Self::from)
+        let uuid = Uuid::deserialize(deserializer)?;
+        if uuid.is_nil() {
+            return Err(serde::de::Error::custom("the nil UUID is nobody's id"));
+        }
+        Ok(uuid.into())
     }
 }
 // In the API description every id is a string of format `uuid`. The hidden trait is what derived types implement too;

@@ -6,11 +6,15 @@ use crate::{Code, Problem};
 pub const MAX: usize = 63;
 
 /// A name: 1 to 63 of `a-z`, `0-9` and `-`, with a letter or digit at both ends. The same rule as a DNS label
-/// (RFC 1123), so that a name can be a host name, a file name and a container name as it is.
+/// (RFC 1123), so that a name can be a host name, a file name and a container name as it is. What reads as an id is no
+/// name: things are found by either.
 pub fn check(noun: &str, name: &str) -> Result<(), Problem> {
     let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    let good =
-        (1..=MAX).contains(&name.len()) && name.chars().all(inner) && !name.starts_with('-') && !name.ends_with('-');
+    let good = (1..=MAX).contains(&name.len())
+        && name.chars().all(inner)
+        && !name.starts_with('-')
+        && !name.ends_with('-')
+        && uuid::Uuid::try_parse(name).is_err();
     if good {
         return Ok(());
     }
@@ -49,6 +53,7 @@ mod tests {
             ("../x", false),
             ("a b", false),
             ("ü", false),
+            ("01890a5d-ac96-774b-bcce-b302099a8057", false),
         ] {
             assert_eq!(check("host", name).is_ok(), good, "{name}");
         }

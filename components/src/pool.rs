@@ -126,7 +126,7 @@ impl Pool {
     pub(crate) async fn events(&self, after: i64, wait: Duration) -> Result<Events, Problem> {
         let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).min(30_000);
         let request = self.caller.request(common::EventsRequest { after, limit: 1000, wait_ms });
-        let common::EventsResponse { events, epoch } = ask(wait + PATIENCE, self.client().events(request)).await?;
+        let common::EventsResponse { events, epoch, head: _ } = ask(wait + PATIENCE, self.client().events(request)).await?;
         Ok(Events { events, epoch })
     }
 }
@@ -180,6 +180,7 @@ fn lines(whole: &Whole) -> Vec<wire::Line> {
             host_id: component.host_id.to_string(),
             spec: Some(spec.clone()),
             power: common::Power::On.into(),
+            node_type: common::NodeType::Cm.into(),
         })
         .collect()
 }

@@ -1,5 +1,7 @@
 //! What every tier's database has: the outbox, consumers' cursors and idempotency keys.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use sea_orm_migration::{prelude::*, schema::*, sea_orm::ConnectionTrait};
 
 /// Makes the tables that `base` describes.
@@ -15,7 +17,10 @@ pub(crate) async fn up(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
         )
         .await?;
     let connection = manager.get_connection();
-    connection.execute_unprepared("INSERT INTO outbox_head (id, position, epoch) VALUES (1, 0, 1)").await?;
+    // A history is named by when it began: a database that is made anew never passes for the one before it.
+    let began = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_millis());
+    let head = format!("INSERT INTO outbox_head (id, position, epoch) VALUES (1, 0, {began})");
+    connection.execute_unprepared(&head).await?;
     manager
         .create_table(
             Table::create()

@@ -63,7 +63,7 @@ impl Meter {
         let after = outbox::cursor(&self.database, self.source).await?;
         let wait_ms = u32::try_from(self.poll.as_millis()).unwrap_or(30_000).min(30_000);
         let request = self.caller.request(EventsRequest { after, limit: self.batch, wait_ms });
-        let EventsResponse { events, epoch } = self.feed.events(request).await?;
+        let EventsResponse { events, epoch, head: _ } = self.feed.events(request).await?;
         self.same_history(after, epoch.cast_signed()).await?;
         let events = following(self.source, after, events)?;
         let Some(last) = events.last().map(|event| event.position) else { return Ok(Next::Requeue(PAUSE)) };

@@ -30,9 +30,9 @@ impl From<Event> for common::Event {
 
 impl From<Reading> for common::EventsResponse {
     fn from(reading: Reading) -> Self {
-        let Reading { events, next: _, epoch } = reading; // a tier sees every event: the last one is where it stands
+        let Reading { events, next: _, head, epoch } = reading; // a tier sees every event: the last one is where it stands
         let epoch = u64::try_from(epoch).unwrap_or_default();
-        Self { events: events.into_iter().map(Into::into).collect(), epoch }
+        Self { events: events.into_iter().map(Into::into).collect(), epoch, head }
     }
 }
 

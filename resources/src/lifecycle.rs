@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use yiqiu_base::{Code, Id, NodeState, NodeType, Power, Problem, Size, id::Host, size::Dimension};
 
-use crate::model::{ContractState, Counters, HostModel, HostState, NewContract, NodeModel, Report};
+use crate::model::{ContractState, Counters, HostModel, HostState, NewContract, NewLine, NodeModel, Report};
 
 /// What a report changes.
 ///
@@ -129,13 +129,11 @@ pub fn contract_after_release(state: ContractState, nodes_left: usize) -> Contra
     }
 }
 
-/// What a sample adds to what is known of the same boot; `None` when a counter would run backwards. Counters wrap at
-/// the end of 64 bits, as memory over time does within days on a large node: the difference is right all the same.
-pub fn usage_since(known: Counters, now: Counters) -> Option<Counters> {
-    let delta = now.zip(known, i64::wrapping_sub);
-    let Counters { cpu_ns, memory_byte_ms, net_rx_bytes, net_tx_bytes, block_read_bytes, block_write_bytes } = delta;
-    let all = [cpu_ns, memory_byte_ms, net_rx_bytes, net_tx_bytes, block_read_bytes, block_write_bytes];
-    all.iter().all(|d| *d >= 0).then_some(delta)
+/// What a sample adds to what is known of the same boot. Counters wrap at the end of 64 bits, as memory over time does
+/// within days on a large node: the difference is right all the same. A counter that ran backwards adds nothing, and is
+/// counted on from where it is now.
+pub fn usage_since(known: Counters, now: Counters) -> Counters {
+    now.zip(known, |now, known| now.wrapping_sub(known).max(0))
 }
 
 /// Decides contracts in the order given against the room of their hosts, each one whole or not at all. Returns the
@@ -151,7 +149,7 @@ fn admit_whole(contract: &NewContract, hosts: &mut HashMap<Id<Host>, HostModel>)
             None => Err(Problem::not_found("host", line.host_id)),
             Some(host) => {
                 undo.push((host.id, host.used, host.nodes));
-                admit_line(host, &line.name, line.spec.size)
+                admit_line(host, line, contract.whole_hosts)
             }
         };
         if let Err(problem) = verdict {
@@ -166,13 +164,25 @@ fn admit_whole(contract: &NewContract, hosts: &mut HashMap<Id<Host>, HostModel>)
     Ok(())
 }
 
-fn admit_line(host: &mut HostModel, line: &str, size: Size) -> Result<(), Problem> {
+fn admit_line(host: &mut HostModel, line: &NewLine, whole_hosts: bool) -> Result<(), Problem> {
+    let (name, size) = (line.name.as_str(), line.spec.size);
     if let Some(why) = host.refuses() {
         let missing = host.node_type.is_some_and(|t| host.area.is_some() && host.driver_missing(t).is_some());
         return Err(Problem::new(if missing { Code::DriverMissing } else { Code::WrongState }, why));
     }
+    if let (Some(wanted), Some(is)) = (line.node_type, host.node_type)
+        && wanted != is
+    {
+        return Err(Problem::new(
+            Code::NodeTypeMismatch,
+            format!("line {name} asks for a node of type {wanted}: host {} is cut as {is}", host.name),
+        ));
+    }
     if host.node_type == Some(NodeType::Bm) {
-        whole_host(host, line, size)?;
+        if !whole_hosts {
+            return Err(whole_hosts_are_for_ops(name, host));
+        }
+        whole_host(host, name, size)?;
     }
     let asked = size.plus(host.node_overhead);
     let lacking = asked.beyond(host.free());
@@ -181,12 +191,23 @@ fn admit_line(host: &mut HostModel, line: &str, size: Size) -> Result<(), Proble
         host.nodes += 1;
         return Ok(());
     }
-    Err(host_full(host, line, size, &lacking))
+    Err(host_full(host, name, size, &lacking))
 }
 
 /// The most that one more node on this host may ask for; negative where the host is short.
 pub fn largest_node(host: &HostModel) -> Size {
     host.free().minus(host.node_overhead)
+}
+
+/// What runs on a whole host is not kept from the host itself, so only those who work the host may have it.
+pub(crate) fn whole_hosts_are_for_ops(line: &str, host: &HostModel) -> Problem {
+    Problem::new(
+        Code::PermissionDenied,
+        format!(
+            "line {line} asks for the whole of host {}: until hosts are installed anew for each tenant, only ops may have that",
+            host.name
+        ),
+    )
 }
 
 /// A host cut as `bm` carries one node, which is the whole of it.

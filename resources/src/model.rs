@@ -297,6 +297,8 @@ pub struct NewLine {
     pub name: String,
     /// The host.
     pub host_id: Id<Host>,
+    /// What the host has to be cut as; `None`: whatever it is.
+    pub node_type: Option<NodeType>,
     /// What runs.
     pub spec: NodeSpec,
     /// Whether it starts at once.
@@ -314,6 +316,8 @@ pub struct NewContract {
     pub owner: String,
     /// Who asked.
     pub created_by: String,
+    /// Whether whoever asked may have whole hosts.
+    pub whole_hosts: bool,
     /// What it holds: all of it, or nothing.
     pub lines: Vec<NewLine>,
 }
@@ -356,6 +360,10 @@ pub struct NodeModel {
     pub host_id: Id<Host>,
     /// The name of that host.
     pub host_name: String,
+    /// What is known of that host.
+    pub host_state: HostState,
+    /// How that host is cut.
+    pub node_type: NodeType,
     /// Whose it is.
     pub owner: String,
     /// Unique in its contract.

@@ -1,37 +1,53 @@
 //! The loops of Resources. They repair what a lost signal left behind.
 
-use std::time::Duration;
+use std::{future::Future, time::Duration};
 
-use yiqiu_base::reconcile::{Next, Waker};
+use yiqiu_base::{
+    Problem,
+    reconcile::{Next, Waker},
+};
 
 use crate::{lifecycle::settled, service::Service};
 
 /// Starts them.
 pub(crate) fn start(service: &Service) {
+    let resend_after = service.settings().resend_after;
+    let again = service.clone();
+    run(service, "resources.resend", resend_after, move || {
+        let service = again.clone();
+        async move { resend(&service, resend_after).await }
+    });
+    let agents = service.clone();
+    run(service, "resources.agents", service.settings().lost_after, move || {
+        let service = agents.clone();
+        async move { service.agents_missing().await.map(|()| Next::Done) }
+    });
+}
+
+fn run<F, Fut>(service: &Service, name: &'static str, period: Duration, pass: F)
+where
+    F: FnMut() -> Fut + Send + 'static,
+    Fut: Future<Output = Result<Next, Problem>> + Send,
+{
     let environment = service.environment().clone();
-    let service = service.clone();
-    let period = service.settings().resend_after;
     tokio::spawn(async move {
-        environment
-            .loops
-            .run(
-                "resources.resend",
-                environment.clock.clone(),
-                period,
-                Waker::default(),
-                environment.stop.clone(),
-                || resend(&service, period),
-            )
-            .await;
+        let (clock, stop) = (environment.clock.clone(), environment.stop.clone());
+        environment.loops.run(name, clock, period, Waker::default(), stop, pass).await;
     });
 }
 
 /// Tells agents again what they have known for a while and not carried out: the message may have been lost.
-async fn resend(service: &Service, after: Duration) -> Result<Next, yiqiu_base::Problem> {
+async fn resend(service: &Service, after: Duration) -> Result<Next, Problem> {
     let age = i64::try_from(after.as_millis()).unwrap_or(i64::MAX);
     let before = service.environment().clock.now().saturating_sub(age);
-    let mut nodes = service.store().node_unsettled(before).await?;
-    nodes.retain(|n| !settled(n.power, n.generation, n.carried, n.state, n.removed));
-    service.push(&nodes);
-    Ok(Next::Done)
+    let mut after = None;
+    loop {
+        let mut nodes = service.store().node_unsettled(before, after).await?;
+        after = nodes.last().map(|n| n.id);
+        nodes.retain(|n| !settled(n.power, n.generation, n.carried, n.state, n.removed));
+        service.push(&nodes);
+        if after.is_none() {
+            return Ok(Next::Done);
+        }
+    }
 }

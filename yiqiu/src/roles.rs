@@ -95,6 +95,7 @@ pub struct Running {
 struct Wiring<'a> {
     deployment: &'a Deployment,
     environment: Environment,
+    credentials: Clock,
     callee: Callee,
     links: BTreeMap<Role, Link>,
     api: OpenApiRouter,
@@ -104,13 +105,15 @@ struct Wiring<'a> {
 
 /// Starts the roles. They run until `stop`.
 pub async fn start(deployment: &Deployment, stop: CancellationToken) -> anyhow::Result<Running> {
-    let clock = Clock::system();
-    let environment = Environment { clock: clock.clone(), loops: Loops::default(), stop };
+    // Credentials are checked by a clock of their own: the books' clock may be moved on to where the books are.
+    let credentials = Clock::system();
+    let environment = Environment { clock: Clock::system(), loops: Loops::default(), stop };
     let keyring = deployment.keys.keyring()?;
     let mut wiring = Wiring {
         deployment,
         environment: environment.clone(),
-        callee: Callee::new(keyring.clone(), clock.clone()),
+        callee: Callee::new(keyring.clone(), credentials.clone()),
+        credentials: credentials.clone(),
         links: BTreeMap::new(),
         api: OpenApiRouter::new(),
         grpc: Routes::builder(),
@@ -131,7 +134,7 @@ pub async fn start(deployment: &Deployment, stop: CancellationToken) -> anyhow::
     }
     let first = deployment.roles.iter().find(|role| Role::TIERS.contains(role)).context("no role is there to start")?;
     let exchange = Exchange::new(wiring.link(Role::Projects)?, wiring.caller(*first)?);
-    let gate = Gate::new(keyring, clock, Arc::new(exchange), deployment.rate_limit);
+    let gate = Gate::new(keyring, credentials, Arc::new(exchange), deployment.rate_limit);
     let Wiring { api, grpc, databases, .. } = wiring;
     let endpoints = Role::TIERS.map(|role| (role.as_str(), deployment.elsewhere.get(&role).cloned())).into();
     let site = Site { api, grpc: grpc.routes(), gate, databases, loops: environment.loops, endpoints };
@@ -227,7 +230,7 @@ impl Wiring<'_> {
     }
 
     fn caller(&self, role: Role) -> anyhow::Result<Caller> {
-        Ok(Caller::new(self.deployment.keys.signer(role.as_str())?, self.environment.clock.clone()))
+        Ok(Caller::new(self.deployment.keys.signer(role.as_str())?, self.credentials.clone()))
     }
 
     fn link(&self, role: Role) -> anyhow::Result<Link> {

@@ -9,7 +9,7 @@ use axum::{
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 use yiqiu_base::{
-    Id, Power, Principal, Problem, Size,
+    Id, NodeType, Power, Principal, Problem, Size,
     http::{Body, IdempotencyKey, Page, Paging, Params, Tagged},
     id::{Line, RContract},
 };
@@ -40,6 +40,8 @@ pub(super) struct NewLine {
     name: String,
     /// The host, by name or id.
     host: String,
+    /// What the host has to be cut as; left out: whatever it is.
+    node_type: Option<NodeType>,
     /// The image, by name or id; a container needs one.
     image: Option<String>,
     /// What to run; left out: what the image says.
@@ -102,8 +104,8 @@ pub(super) async fn create(
 
 impl From<NewLine> for LineRequest {
     fn from(line: NewLine) -> Self {
-        let NewLine { id, name, host, image, command, environment, ports, size, power } = line;
-        Self { id, name, host, image, command, environment, ports, size, power }
+        let NewLine { id, name, host, node_type, image, command, environment, ports, size, power } = line;
+        Self { id, name, host, node_type, image, command, environment, ports, size, power }
     }
 }
 

@@ -6,7 +6,7 @@ use futures::{Stream, StreamExt};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
-use yiqiu_base::{Code, Id, NodeType, Problem, secret::Secret};
+use yiqiu_base::{Code, Id, Problem, secret::Secret};
 use yiqiu_proto::{
     agent::{
         AgentMessage, FetchImageRequest, FullSet, Heartbeat, ImageChunk, JoinRequest, JoinResponse, ServerMessage,
@@ -112,7 +112,7 @@ async fn session(
     };
     let Connected { host, number, full_set, mut pushes } = service.agent_connect(&credential, hello).await?;
     tracing::info!(host = host.name, nodes = full_set.len(), "an agent connected");
-    let result = converse(&service, &host, full_set, &mut pushes, &mut said, &answers).await;
+    let result = converse(&service, &host, number, full_set, &mut pushes, &mut said, &answers).await;
     service.agent_lost(&host, number).await;
     result
 }
@@ -121,6 +121,7 @@ async fn session(
 async fn converse(
     service: &Service,
     host: &HostModel,
+    number: u64,
     full_set: Vec<crate::model::NodeModel>,
     pushes: &mut mpsc::Receiver<Push>,
     said: &mut Streaming<AgentMessage>,
@@ -129,33 +130,36 @@ async fn converse(
     let settings = service.settings();
     let millis = |d: Duration| u32::try_from(d.as_millis()).unwrap_or(u32::MAX);
     let grace = millis(settings.stop_grace);
-    let tell = async |message: Told| answers.send(Ok(ServerMessage { message: Some(message) })).await.is_ok();
+    // A peer that vanished takes nothing, and says nothing: neither is waited for longer than this.
+    let tell = async |message: Told| {
+        let sent = answers.send(Ok(ServerMessage { message: Some(message) }));
+        matches!(tokio::time::timeout(settings.lost_after, sent).await, Ok(Ok(())))
+    };
     let welcome =
         Welcome { epoch: service.epoch(), heartbeat_ms: millis(settings.heartbeat), usage_ms: millis(settings.usage) };
-    // A host may be placed, and so cut, after its agent connected: until then it has no nodes.
-    let mut cut = host.node_type;
-    let assignments = full_set.into_iter().map(|n| wire::assignment(n, cut.unwrap_or(NodeType::Cm), grace)).collect();
+    let assignments = full_set.into_iter().map(|n| wire::assignment(n, grace)).collect();
     if !tell(Told::Welcome(welcome)).await || !tell(Told::FullSet(FullSet { assignments })).await {
         return Ok(());
     }
+    let mut silence = std::pin::pin!(tokio::time::sleep(settings.lost_after));
     loop {
         tokio::select! {
+            () = &mut silence => return Err(Problem::new(Code::Unavailable, "the agent was silent for too long")),
             push = pushes.recv() => match push {
                 Some(Push::Assign(node)) => {
-                    let cut = match cut {
-                        Some(known) => known,
-                        None => *cut.insert(service.agent_cut(host).await?),
-                    };
-                    if !tell(Told::Assignment(wire::assignment(*node, cut, grace))).await {
+                    if !tell(Told::Assignment(wire::assignment(*node, grace))).await {
                         return Ok(());
                     }
                 }
                 None => return Err(Problem::new(Code::Unavailable, "another session of this host took over, or this one fell behind")),
             },
-            message = tokio::time::timeout(settings.lost_after, said.message()) => match message {
-                Err(_) => return Err(Problem::new(Code::Unavailable, "the agent was silent for too long")),
-                Ok(Err(_) | Ok(None)) => return Ok(()),
-                Ok(Ok(Some(AgentMessage { message }))) => match message {
+            message = said.message() => {
+                let Ok(Some(AgentMessage { message })) = message else { return Ok(()) };
+                silence.as_mut().reset(tokio::time::Instant::now() + settings.lost_after);
+                if !service.agent_is_current(host, number) {
+                    return Err(Problem::new(Code::Unavailable, "another session of this host took over"));
+                }
+                match message {
                     None | Some(Said::Heartbeat(Heartbeat { at_ms: _ })) => {}
                     Some(Said::Hello(_)) => return Err(Problem::invalid("Hello comes once")),
                     Some(Said::Report(report)) => service.agent_report(host, wire::report(report)?).await?,
@@ -167,8 +171,8 @@ async fn converse(
                             return Ok(());
                         }
                     }
-                },
-            },
+                }
+            }
         }
     }
 }

@@ -45,6 +45,8 @@ pub(super) fn node(node: NodeModel) -> wire::Node {
         rcontract_id,
         host_id,
         host_name,
+        host_state,
+        node_type,
         owner: _,
         name,
         spec: of,
@@ -67,7 +69,7 @@ pub(super) fn node(node: NodeModel) -> wire::Node {
         name,
         host_id: host_id.to_string(),
         host_name,
-        node_type: common::NodeType::Unspecified.into(),
+        node_type: common::NodeType::from(node_type).into(),
         spec: Some(spec(of)),
         power: common::Power::from(power).into(),
         generation,
@@ -75,7 +77,7 @@ pub(super) fn node(node: NodeModel) -> wire::Node {
         carried,
         detail,
         ports: ports.into_iter().map(port).collect(),
-        host_state: String::new(),
+        host_state: host_state.as_str().to_owned(),
     }
 }
 
@@ -123,12 +125,17 @@ pub(super) fn image(image: ImageModel) -> wire::Image {
 
 pub(super) fn line(line: wire::Line) -> Result<LineRequest, Problem> {
     let power = power_from(line.power())?;
-    let wire::Line { id, name, host_id, spec, power: _ } = line;
+    let node_type = match line.node_type() {
+        common::NodeType::Unspecified => None,
+        node_type => Some(NodeType::try_from(node_type)?),
+    };
+    let wire::Line { id, name, host_id, spec, power: _, node_type: _ } = line;
     let common::NodeSpec { image_id, image_sha256: _, command, environment, ports, size } = spec.unwrap_or_default();
     Ok(LineRequest {
         id: Some(Id::parse(&id)?),
         name,
         host: host_id,
+        node_type,
         image: Some(image_id).filter(|i| !i.is_empty()),
         command,
         environment: environment
@@ -211,11 +218,11 @@ pub(super) fn sample(sample: agent::Sample) -> Result<Sample, Problem> {
 }
 
 /// What one node should be, as its agent is told.
-pub(super) fn assignment(node: NodeModel, node_type: NodeType, stop_grace_ms: u32) -> agent::Assignment {
+pub(super) fn assignment(node: NodeModel, stop_grace_ms: u32) -> agent::Assignment {
     agent::Assignment {
         node_id: node.id.to_string(),
         name: node.name,
-        node_type: common::NodeType::from(node_type).into(),
+        node_type: common::NodeType::from(node.node_type).into(),
         spec: Some(spec(node.spec)),
         power: common::Power::from(node.power).into(),
         generation: node.generation,

@@ -1,13 +1,13 @@
 //! Agents: how they join, what they are told, and what is believed of what they say.
 
 use tokio::sync::mpsc;
-use yiqiu_base::{Code, Id, NodeState, NodeType, Problem, id::Host, secret::Secret};
+use yiqiu_base::{Clock, Code, Id, NodeState, Problem, id::Host, secret::Secret};
 
-use super::{Push, Service};
+use super::{Push, Service, sessions::Sessions};
 use crate::{
     lifecycle::host_after,
     model::{HostModel, HostState, NodeModel, Report, Sample},
-    store::{HostFacts, Reported},
+    store::{HostFacts, Reported, Store},
 };
 
 /// What an agent says first.
@@ -78,18 +78,46 @@ impl Service {
             );
         }
         let (number, pushes) = self.0.sessions.open(host.id);
-        self.store().host_seen(&host, host_after(host.state, true), Some(&hello.facts), self.now()).await?;
+        match self.agent_welcome(&host, hello).await {
+            Ok(full_set) => Ok(Connected { host, number, full_set, pushes }),
+            Err(problem) => {
+                self.agent_lost(&host, number).await;
+                Err(problem)
+            }
+        }
+    }
+
+    async fn agent_welcome(&self, host: &HostModel, hello: Hello) -> Result<Vec<NodeModel>, Problem> {
+        self.store().host_seen(host, host_after(host.state, true), Some(&hello.facts), self.now()).await?;
         let full_set = self.store().node_of_host(host.id).await?;
         let known: std::collections::HashSet<_> = full_set.iter().map(|n| n.id).collect();
         for report in hello.nodes {
             if known.contains(&report.node_id) {
-                self.agent_report(&host, report).await?;
+                self.agent_report(host, report).await?;
             } else if report.state != NodeState::Gone {
                 tracing::warn!(host = host.name, node = %report.node_id, "an orphan: a node without a claim; it is left alone");
                 metrics::counter!("yiqiu_orphans_seen_total").increment(1);
             }
         }
-        Ok(Connected { host, number, full_set, pushes })
+        Ok(full_set)
+    }
+
+    /// Whether this is the newest session of its host: what an older one still says is from before.
+    pub fn agent_is_current(&self, host: &HostModel, number: u64) -> bool {
+        self.0.sessions.is_current(host.id, number)
+    }
+
+    /// Shows every host as unreachable whose agent is not connected, whatever went wrong when it was lost.
+    pub(crate) async fn agents_missing(&self) -> Result<(), Problem> {
+        for host in self.store().host_online().await? {
+            if !self.0.sessions.is_open(host.id) {
+                self.store().host_seen(&host, HostState::Unreachable, None, self.now()).await?;
+                if self.0.sessions.is_open(host.id) {
+                    self.store().host_seen(&host, HostState::Online, None, self.now()).await?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Ends a session; the host is unreachable unless its agent has dialled anew.
@@ -109,12 +137,6 @@ impl Service {
         }
     }
 
-    /// How a host is cut now.
-    pub async fn agent_cut(&self, host: &HostModel) -> Result<NodeType, Problem> {
-        let host = self.store().host_get(&host.id.to_string()).await?;
-        host.node_type.ok_or_else(|| Problem::internal("a host that is not cut has a node"))
-    }
-
     /// Takes changed facts.
     pub async fn agent_facts(&self, host: &HostModel, facts: &HostFacts) -> Result<(), Problem> {
         self.store().host_seen(host, HostState::Online, Some(facts), self.now()).await
@@ -128,5 +150,30 @@ impl Service {
     /// Takes readings of an agent's nodes.
     pub async fn agent_usage(&self, host: &HostModel, samples: &[Sample]) -> Result<(), Problem> {
         self.store().usage_record(host.id, samples, self.now()).await
+    }
+}
+
+/// Takes a group of reports. If the group fails as a whole, each is taken alone, so that no host is cut off for what
+/// another said.
+pub(super) async fn observe_group(
+    store: &Store,
+    group: &[Reported],
+    clock: &Clock,
+    sessions: &Sessions,
+) -> Vec<Result<(), Problem>> {
+    match store.node_observed(group, clock.now()).await {
+        Ok(changed) => {
+            sessions.changed(&changed);
+            vec![Ok(()); group.len()]
+        }
+        Err(problem) if group.len() == 1 || problem.code == Code::Unavailable => vec![Err(problem); group.len()],
+        Err(_) => {
+            let mut verdicts = Vec::with_capacity(group.len());
+            for one in group {
+                let changed = store.node_observed(std::slice::from_ref(one), clock.now()).await;
+                verdicts.push(changed.map(|changed| sessions.changed(&changed)));
+            }
+            verdicts
+        }
     }
 }

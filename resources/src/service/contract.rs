@@ -10,12 +10,13 @@ use yiqiu_base::{
     id::{Line, RContract},
     idempotency::Key,
     name,
+    principal::Role,
     telemetry::request_id,
 };
 
 use super::{Service, scope};
 use crate::{
-    lifecycle::largest_node,
+    lifecycle::{largest_node, whole_hosts_are_for_ops},
     model::{ContractModel, NewContract, NewLine, NodeModel, NodeSpec, Port, Variable},
     store::{Admission, Admitted, NodeFilter, Store},
 };
@@ -32,6 +33,8 @@ pub struct LineRequest {
     pub name: String,
     /// The host, by name or id.
     pub host: String,
+    /// What the host has to be cut as.
+    pub node_type: Option<NodeType>,
     /// The image, by name or id.
     pub image: Option<String>,
     /// What to run.
@@ -46,25 +49,56 @@ pub struct LineRequest {
     pub power: Option<Power>,
 }
 
-/// Decides a group. If the group fails as a whole, each is decided alone, so that nobody fails for a neighbour.
-pub(super) async fn admit_group(
-    store: &Store,
-    group: &[Admission],
-    clock: &Clock,
-) -> Result<Vec<Result<Admitted, Problem>>, Problem> {
+/// Decides a group, in rounds in which nothing is asked twice: the second to ask learns what became of the first.
+pub(super) async fn admit_group(store: &Store, group: &[Admission], clock: &Clock) -> Vec<Result<Admitted, Problem>> {
     metrics::histogram!("yiqiu_claim_group").record(u32::try_from(group.len()).unwrap_or(u32::MAX));
-    match store.contract_admit(group, clock.now()).await {
-        Err(_) if group.len() > 1 => {
-            let mut verdicts = Vec::with_capacity(group.len());
-            for one in group {
-                let verdict = store.contract_admit(std::slice::from_ref(one), clock.now()).await;
-                verdicts
-                    .push(verdict.and_then(|mut v| v.pop().unwrap_or_else(|| Err(Problem::internal("no verdict")))));
-            }
-            Ok(verdicts)
+    let mut verdicts: Vec<Option<Result<Admitted, Problem>>> = vec![None; group.len()];
+    let mut waiting: Vec<usize> = (0..group.len()).collect();
+    while !waiting.is_empty() {
+        let round = without_repeats(group, &mut waiting);
+        let asked: Vec<&Admission> = round.iter().map(|at| &group[*at]).collect();
+        for (at, verdict) in round.into_iter().zip(admit_round(store, &asked, clock).await) {
+            verdicts[at] = Some(verdict);
         }
-        decided => decided,
     }
+    verdicts.into_iter().map(|verdict| verdict.unwrap_or_else(no_verdict)).collect()
+}
+
+/// Takes those out of `waiting` that share no id, name or key with one before them.
+fn without_repeats(group: &[Admission], waiting: &mut Vec<usize>) -> Vec<usize> {
+    let (mut ids, mut names, mut keys) = (HashSet::new(), HashSet::new(), HashSet::new());
+    waiting
+        .extract_if(.., |at| {
+            let Admission { contract, key, request_id: _ } = &group[*at];
+            let key = key.as_ref().map(|k| (k.scope.as_str(), k.key.as_str()));
+            let name = (contract.owner.as_str(), contract.name.as_str());
+            let fresh = !ids.contains(&contract.id) && !names.contains(&name) && key.is_none_or(|k| !keys.contains(&k));
+            ids.insert(contract.id);
+            names.insert(name);
+            keys.extend(key);
+            fresh
+        })
+        .collect()
+}
+
+/// If a round fails as a whole, each is decided alone, so that nobody fails for a neighbour.
+async fn admit_round(store: &Store, round: &[&Admission], clock: &Clock) -> Vec<Result<Admitted, Problem>> {
+    match store.contract_admit(round, clock.now()).await {
+        Ok(verdicts) => verdicts,
+        Err(problem) if round.len() == 1 || problem.code == Code::Unavailable => vec![Err(problem); round.len()],
+        Err(_) => {
+            let mut verdicts = Vec::with_capacity(round.len());
+            for one in round {
+                let verdict = store.contract_admit(&[*one], clock.now()).await;
+                verdicts.push(verdict.and_then(|mut v| v.pop().unwrap_or_else(no_verdict)));
+            }
+            verdicts
+        }
+    }
+}
+
+fn no_verdict() -> Result<Admitted, Problem> {
+    Err(Problem::internal("a contract of the group has no verdict"))
 }
 
 impl Service {
@@ -123,17 +157,31 @@ impl Service {
         if lines.is_empty() || lines.len() > LINES_MOST {
             return Err(Problem::invalid(format!("a contract has 1 to {LINES_MOST} lines, not {}", lines.len())));
         }
-        let mut names = HashSet::with_capacity(lines.len());
+        let (mut names, mut ids) = (HashSet::with_capacity(lines.len()), HashSet::new());
         let mut checked = Vec::with_capacity(lines.len());
         for line in lines {
             name::check("line", &line.name)?;
             if !names.insert(line.name.as_str()) {
                 return Err(Problem::new(Code::AlreadyExists, format!("two lines are named `{}`", line.name)));
             }
+            if line.id.is_some_and(|id| !ids.insert(id)) {
+                return Err(Problem::new(
+                    Code::AlreadyExists,
+                    format!("the id of line `{}` is there twice", line.name),
+                ));
+            }
             checked.push(self.line_checked(who, line).await?);
         }
         let id = id.unwrap_or_else(Id::new);
-        Ok(NewContract { id, name: name.to_owned(), owner, created_by: who.subject.clone(), lines: checked })
+        Ok(NewContract {
+            id,
+            name: name.to_owned(),
+            owner,
+            created_by: who.subject.clone(),
+            // What runs on a whole host is not kept from the host itself: see docs/decisions.
+            whole_hosts: who.role == Role::Ops,
+            lines: checked,
+        })
     }
 
     async fn line_checked(&self, who: &Principal, line: &LineRequest) -> Result<NewLine, Problem> {
@@ -147,7 +195,13 @@ impl Service {
                 if host.node_type == Some(NodeType::Cm) && line.image.is_none() {
                     return Err(Problem::invalid(format!("line {} has no image: a container needs one", line.name)));
                 }
-                let whole = (host.node_type == Some(NodeType::Bm)).then(|| largest_node(&host));
+                let whole = match host.node_type {
+                    Some(NodeType::Bm) if who.role != Role::Ops => {
+                        return Err(whole_hosts_are_for_ops(&line.name, &host));
+                    }
+                    Some(NodeType::Bm) => Some(largest_node(&host)),
+                    _ => None,
+                };
                 let size = line.size.or(whole).ok_or_else(|| {
                     Problem::invalid(format!("line {} has no size: only a host cut as bm is claimed whole", line.name))
                 })?;
@@ -167,6 +221,7 @@ impl Service {
             id: line.id.unwrap_or_else(Id::new),
             name: line.name.clone(),
             host_id,
+            node_type: line.node_type,
             spec: NodeSpec {
                 image_id: image.as_ref().map(|i| i.id),
                 image_sha256: image.map(|i| i.sha256).unwrap_or_default(),

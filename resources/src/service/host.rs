@@ -100,9 +100,7 @@ impl Service {
         if let Some(why) = host.driver_missing(node_type) {
             return Err(Problem::new(Code::DriverMissing, why));
         }
-        let driver = host.drivers.iter().find(|d| d.node_type == node_type);
-        let overheads = driver.map_or((Size::ZERO, Size::ZERO), |d| (d.overhead_fixed, d.overhead_per_node));
-        self.store().host_place(&host, area, node_type, overheads, self.now()).await?;
+        self.store().host_place(&host, area, node_type, self.now()).await?;
         self.store().host_get(&host.id.to_string()).await
     }
 

@@ -85,15 +85,12 @@ impl Service {
             return Ok(image);
         }
         let partial = self.settings().images.join(format!(".partial-{}", uuid::Uuid::new_v4()));
-        let taken = take(&image, &partial, &mut content).await;
-        let placed = match taken {
-            Ok(()) => tokio::fs::rename(&partial, self.image_path(&image)).await.map_err(Problem::internal),
-            Err(problem) => Err(problem),
-        };
-        if let Err(problem) = placed {
+        if let Err(problem) = take(&image, &partial, &mut content).await {
             let _ = tokio::fs::remove_file(&partial).await; // it may not have come to be
             return Err(problem);
         }
+        let _files = self.0.image_files.lock().await;
+        tokio::fs::rename(&partial, self.image_path(&image)).await.map_err(Problem::internal)?;
         sync_folder(&self.settings().images).await?;
         self.store().image_ready(image.id).await?;
         self.store().image_get(image.id).await
@@ -111,9 +108,9 @@ impl Service {
         self.store().image_find(name_or_id, Some(owner)).await
     }
 
-    /// In the order of names.
+    /// In the order of making.
     pub async fn image_list(&self, who: &Principal, paging: &Paging) -> Result<Page<ImageModel>, Problem> {
-        Ok(Page::of(self.store().image_list(paging, scope(who)).await?, paging, |i| i.name.clone()))
+        Ok(Page::of(self.store().image_list(paging, scope(who)).await?, paging, |i| i.id.to_string()))
     }
 
     /// Takes an image away that no node starts from.
@@ -122,12 +119,16 @@ impl Service {
         if !who.may_touch(&image.owner) {
             return Err(Problem::new(Code::PermissionDenied, format!("image {} is not yours to delete", image.name)));
         }
+        let _files = self.0.image_files.lock().await;
         let shared = self.store().image_delete(&image).await?;
         self.0.images.write().await.remove(&image.id);
-        if !shared && image.state == ImageState::Ready {
-            tokio::fs::remove_file(self.image_path(&image)).await.map_err(Problem::internal)?;
+        if shared {
+            return Ok(());
         }
-        Ok(())
+        match tokio::fs::remove_file(self.image_path(&image)).await {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Problem::internal(error)),
+            _ => Ok(()), // an image that was never filled has no file
+        }
     }
 
     /// An image that a line may start from: ready, and visible to whoever asks.
@@ -175,6 +176,16 @@ impl Service {
     fn image_path(&self, image: &ImageModel) -> PathBuf {
         // The checksum is 64 hexadecimal digits: safe as a file name.
         self.settings().images.join(&image.sha256)
+    }
+}
+
+/// Takes away what uploads left that a crash cut off.
+pub(super) fn sweep_partial(images: &std::path::Path) {
+    let Ok(entries) = std::fs::read_dir(images) else { return };
+    for entry in entries.flatten().filter(|e| e.file_name().to_string_lossy().starts_with(".partial-")) {
+        if let Err(error) = std::fs::remove_file(entry.path()) {
+            tracing::warn!(file = %entry.path().display(), %error, "what an upload left cannot be removed");
+        }
     }
 }
 

@@ -11,7 +11,7 @@ mod sessions;
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 
-use tokio::sync::RwLock;
+use tokio::sync::{Mutex, RwLock};
 use yiqiu_base::{
     Code, Environment, Id, Principal, Problem,
     database::Database,
@@ -80,6 +80,8 @@ struct Inner {
     reports: GroupCommit<Reported, ()>,
     /// Images that are ready, by id: what a claim needs to know of them never changes until they are deleted.
     images: RwLock<HashMap<Id<Image>, ImageModel>>,
+    /// Held while a file of an image comes or goes, so that one that came just now is not taken for one that may go.
+    image_files: Mutex<()>,
     epoch: u64,
 }
 
@@ -90,7 +92,7 @@ const GROUP_MOST: usize = 256;
 pub async fn start(database: Database, environment: Environment, settings: Settings) -> Result<Service, Problem> {
     let store = Store::open(database).await?;
     environment.clock.not_before(store.newest_ms().await?);
-    store.host_all_lost().await?;
+    store.host_all_lost(environment.clock.now()).await?;
     let epoch = u64::try_from(outbox::epoch(store.database()).await?).unwrap_or_default();
     std::fs::create_dir_all(&settings.images).map_err(|error| {
         Problem::new(
@@ -98,13 +100,14 @@ pub async fn start(database: Database, environment: Environment, settings: Setti
             format!("cannot make the folder of images {}: {error}", settings.images.display()),
         )
     })?;
+    image::sweep_partial(&settings.images);
     let sessions = Sessions::default();
     let admissions = {
         let (store, clock, sessions) = (store.clone(), environment.clock.clone(), sessions.clone());
         GroupCommit::start(GROUP_MOST, move |group: Arc<Vec<Admission>>| {
             let (store, clock, sessions) = (store.clone(), clock.clone(), sessions.clone());
             async move {
-                let verdicts = contract::admit_group(&store, &group, &clock).await?;
+                let verdicts = contract::admit_group(&store, &group, &clock).await;
                 // Here and not where the caller waits: a caller may be gone by now, its claim is not.
                 for admitted in verdicts.iter().flatten() {
                     sessions.assign(&admitted.nodes);
@@ -117,11 +120,7 @@ pub async fn start(database: Database, environment: Environment, settings: Setti
         let (store, clock, sessions) = (store.clone(), environment.clock.clone(), sessions.clone());
         GroupCommit::start(GROUP_MOST, move |group: Arc<Vec<Reported>>| {
             let (store, clock, sessions) = (store.clone(), clock.clone(), sessions.clone());
-            async move {
-                let changed = store.node_observed(&group, clock.now()).await?;
-                sessions.changed(&changed);
-                Ok(vec![Ok(()); group.len()])
-            }
+            async move { Ok(agent::observe_group(&store, &group, &clock, &sessions).await) }
         })
     };
     let service = Service(Arc::new(Inner {
@@ -132,6 +131,7 @@ pub async fn start(database: Database, environment: Environment, settings: Setti
         admissions,
         reports,
         images: RwLock::default(),
+        image_files: Mutex::default(),
         epoch,
     }));
     reconcile::start(&service);

@@ -1,4 +1,4 @@
-//! The agents that are connected to this process, and the nodes that someone waits for.
+//! The agents that are connected to this process.
 
 use std::{
     collections::HashMap,
@@ -54,13 +54,19 @@ impl Sessions {
     /// Closes a session; `false` if a newer one took its place.
     pub(super) fn close(&self, host: Id<Host>, number: u64) -> bool {
         let mut connected = self.connected();
-        let current = connected.get(&host).is_some_and(|(n, _)| *n == number);
+        // One that fell behind is not in the map any more, and is lost all the same.
+        let current = connected.get(&host).is_none_or(|(n, _)| *n == number);
         if current {
             connected.remove(&host);
         }
         drop(connected);
         metrics::gauge!("yiqiu_agents_connected").set(self.count());
         current
+    }
+
+    /// Whether this is the newest session of its host.
+    pub(super) fn is_current(&self, host: Id<Host>, number: u64) -> bool {
+        self.connected().get(&host).is_some_and(|(n, _)| *n == number)
     }
 
     /// Whether a host's agent is connected.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use sea_orm::{ConnectionTrait, FromQueryResult, Value};
 use yiqiu_base::{
-    Code, Id, NodeState, Power, Problem, Size,
+    Code, Id, NodeState, NodeType, Power, Problem, Size,
     clock::Ms,
     database::{Transaction, insert_rows, is_duplicate, is_reference, sql},
     id::{Host, Node, RContract},
@@ -44,10 +44,11 @@ pub struct Admitted {
 }
 
 impl Store {
-    /// Decides a group of contracts in one transaction. A refusal of one leaves the others alone.
+    /// Decides a group of contracts in one transaction. A refusal of one leaves the others alone. No two of the group
+    /// have the same id, name or key: what is asked twice is decided after the first is.
     pub async fn contract_admit(
         &self,
-        group: &[Admission],
+        group: &[&Admission],
         now: Ms,
     ) -> Result<Vec<Result<Admitted, Problem>>, Problem> {
         let mut transaction = self.database.begin().await?;
@@ -66,7 +67,7 @@ impl Store {
             match verdict {
                 Ok(()) => admitted.push(*at),
                 Err(problem) => {
-                    contract_forget(&transaction, &group[*at]).await?;
+                    contract_forget(&transaction, group[*at]).await?;
                     verdicts[*at] = Some(Err(problem));
                 }
             }
@@ -74,13 +75,13 @@ impl Store {
         hosts_charged(&transaction, &hosts, &before).await?;
         let mut made = Vec::with_capacity(admitted.len());
         for at in &admitted {
-            let nodes: Vec<NodeModel> =
-                group[*at].contract.lines.iter().map(|line| node_of(&group[*at], line, &hosts, now)).collect();
-            made.push(nodes);
+            let admission = group[*at];
+            let node = |line: &NewLine| Some(node_of(admission, line, hosts.get(&line.host_id)?, now));
+            made.push(admission.contract.lines.iter().filter_map(node).collect::<Vec<NodeModel>>());
         }
         lines_inserted(&transaction, group, &admitted, &made, now).await?;
         for (at, nodes) in admitted.into_iter().zip(made) {
-            created(&mut transaction, &group[at], now);
+            created(&mut transaction, group[at], now);
             verdicts[at] = Some(Ok(Admitted { id: group[at].contract.id, nodes }));
         }
         transaction.commit().await?;
@@ -92,7 +93,7 @@ impl Store {
     async fn keys_kept(
         &self,
         transaction: &Transaction,
-        group: &[Admission],
+        group: &[&Admission],
         now: Ms,
         verdicts: &mut [Option<Result<Admitted, Problem>>],
     ) -> Result<Vec<usize>, Problem> {
@@ -118,7 +119,7 @@ impl Store {
     async fn contracts_inserted(
         &self,
         transaction: &Transaction,
-        group: &[Admission],
+        group: &[&Admission],
         fresh: Vec<usize>,
         now: Ms,
         verdicts: &mut [Option<Result<Admitted, Problem>>],
@@ -153,7 +154,7 @@ impl Store {
             if inserted.remove(&group[at].contract.id) {
                 left.push(at);
             } else {
-                verdicts[at] = Some(contract_there(transaction, &group[at]).await?);
+                verdicts[at] = Some(contract_there(transaction, group[at]).await?);
             }
         }
         Ok(left)
@@ -180,13 +181,20 @@ async fn contract_there(
     let there = ContractRow::find_by_statement(statement).one(&**transaction).await?;
     let there: Option<ContractModel> = there.map(TryInto::try_into).transpose()?;
     Ok(match there {
-        Some(there) if there.owner == wanted.owner && there.name == wanted.name => {
+        Some(there)
+            if there.owner == wanted.owner
+                && there.name == wanted.name
+                && there.lines == i64::try_from(wanted.lines.len()).unwrap_or(i64::MAX) =>
+        {
             Ok(Admitted { id: there.id, nodes: Vec::new() })
         }
-        Some(_) => Err(Problem::new(
-            Code::AlreadyExists,
-            format!("there is already another rcontract with the id {}", wanted.id),
-        )),
+        Some(_) => {
+            if let Some(key) = &admission.key {
+                idempotency::forget(&**transaction, key).await?;
+            }
+            let detail = format!("there is already another rcontract with the id {}", wanted.id);
+            Err(Problem::new(Code::AlreadyExists, detail))
+        }
         None => {
             if let Some(key) = &admission.key {
                 idempotency::forget(&**transaction, key).await?;
@@ -252,14 +260,16 @@ async fn hosts_charged(
     Ok(())
 }
 
-fn node_of(admission: &Admission, line: &NewLine, hosts: &HashMap<Id<Host>, HostModel>, now: Ms) -> NodeModel {
+fn node_of(admission: &Admission, line: &NewLine, host: &HostModel, now: Ms) -> NodeModel {
     let contract = &admission.contract;
     NodeModel {
         id: Id::<Node>::new(),
         line_id: line.id,
         rcontract_id: contract.id,
         host_id: line.host_id,
-        host_name: hosts.get(&line.host_id).map(|h| h.name.clone()).unwrap_or_default(),
+        host_name: host.name.clone(),
+        host_state: host.state,
+        node_type: host.node_type.unwrap_or(NodeType::Cm), // only a host that is cut admits
         owner: contract.owner.clone(),
         name: line.name.clone(),
         spec: line.spec.clone(),
@@ -279,7 +289,7 @@ fn node_of(admission: &Admission, line: &NewLine, hosts: &HashMap<Id<Host>, Host
 
 async fn lines_inserted(
     transaction: &Transaction,
-    group: &[Admission],
+    group: &[&Admission],
     admitted: &[usize],
     made: &[Vec<NodeModel>],
     now: Ms,
@@ -354,7 +364,9 @@ fn node_row(node: &NodeModel) -> Result<Vec<Value>, Problem> {
         line_id,
         rcontract_id,
         host_id,
-        host_name: _, // of the host's row
+        host_name: _, // these three are of the host's row
+        host_state: _,
+        node_type: _,
         owner,
         name,
         spec,

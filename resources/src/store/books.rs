@@ -16,10 +16,12 @@ pub struct Books {
     pub claims: i64,
     /// What does not hold, one sentence each, at most 100 for each rule.
     pub faults: Vec<String>,
+    /// Hosts that lost capacity under their claims, at most 100: true, and shown; no new claim lands on them.
+    pub short: Vec<String>,
 }
 
 /// Each rule as the query that finds what breaks it. The one column is the sentence.
-const RULES: [&str; 10] = [
+const RULES: [&str; 9] = [
     // Book 1: `used` is what the claims and their overhead say.
     "SELECT 'host ' || host.name || ' counts as used what its claims do not say' AS fault FROM host \
      LEFT JOIN (SELECT host_id, COUNT(*) AS n, SUM(cpu) AS cpu, SUM(memory) AS memory, SUM(disk) AS disk, \
@@ -29,10 +31,6 @@ const RULES: [&str; 10] = [
      OR host.used_memory <> COALESCE(held.memory, 0) + host.nodes * host.node_overhead_memory \
      OR host.used_disk <> COALESCE(held.disk, 0) + host.nodes * host.node_overhead_disk \
      OR host.used_iops <> COALESCE(held.iops, 0) + host.nodes * host.node_overhead_iops",
-    // Book 1: and that is within its capacity.
-    "SELECT 'host ' || name || ' is short: it carries more than its capacity' AS fault FROM host \
-     WHERE nodes > 0 AND (used_cpu + overhead_cpu > capacity_cpu OR used_memory + overhead_memory > capacity_memory \
-     OR used_disk + overhead_disk > capacity_disk OR used_iops + overhead_iops > capacity_iops)",
     "SELECT 'host ' || name || ' is cut as bm and carries ' || nodes || ' nodes' AS fault FROM host \
      WHERE node_type = 'bm' AND nodes > 1",
     // Book 2: line = claim = open segment = node.
@@ -60,6 +58,11 @@ const RULES: [&str; 10] = [
     "SELECT 'the outbox has a gap' AS fault FROM outbox_head WHERE position <> (SELECT COUNT(*) FROM outbox)",
 ];
 
+/// Book 1: what a host carries is within its capacity, unless the capacity went away.
+const SHORT: &str = "SELECT name FROM host WHERE nodes > 0 AND (used_cpu + overhead_cpu > capacity_cpu \
+    OR used_memory + overhead_memory > capacity_memory OR used_disk + overhead_disk > capacity_disk \
+    OR used_iops + overhead_iops > capacity_iops) ORDER BY name LIMIT 100";
+
 impl Store {
     /// Checks every rule in one snapshot.
     pub async fn books(&self) -> Result<Books, Problem> {
@@ -70,6 +73,9 @@ impl Store {
             for row in snapshot.query_all_raw(sql(backend, &format!("{rule} LIMIT 100"), [])).await? {
                 books.faults.push(row.try_get("", "fault")?);
             }
+        }
+        for row in snapshot.query_all_raw(sql(backend, SHORT, [])).await? {
+            books.short.push(row.try_get("", "name")?);
         }
         let row = snapshot.query_one_raw(sql(backend, "SELECT COUNT(*) AS n FROM claim", [])).await?;
         books.claims = row.map_or(Ok(0), |row| row.try_get("", "n"))?;

@@ -13,7 +13,7 @@ use yiqiu_base::{
 use yiqiu_proto::resources::RContractChanged;
 
 use super::{
-    Store,
+    Store, ambiguous,
     rows::{CONTRACT, ContractRow, NODE, NodeRow, models},
 };
 use crate::{
@@ -30,17 +30,20 @@ impl Store {
         Ok(row.ok_or_else(|| Problem::not_found("rcontract", id))?.try_into()?)
     }
 
-    /// By name among an owner's that are not released; `None`: any owner's. `not_found` otherwise.
+    /// By name among an owner's that are not released; `None`: any owner's, if only one has that name. `not_found`
+    /// otherwise.
     pub async fn contract_by_name(&self, name: &str, owner: Option<&str>) -> Result<ContractModel, Problem> {
         let (also, values): (_, Vec<Value>) = match owner {
             Some(owner) => ("AND owner = ? ", vec![name.into(), owner.into()]),
             None => ("", vec![name.into()]),
         };
-        let text = format!("SELECT {CONTRACT} FROM rcontract WHERE name = ? {also}AND state <> 'released' LIMIT 1");
-        let row = ContractRow::find_by_statement(sql(self.database.backend(), &text, values))
-            .one(self.database.read())
-            .await?;
-        Ok(row.ok_or_else(|| Problem::not_found("rcontract", name))?.try_into()?)
+        let text = format!("SELECT {CONTRACT} FROM rcontract WHERE name = ? {also}AND state <> 'released' LIMIT 2");
+        let rows = ContractRow::find_by_statement(sql(self.database.backend(), &text, values));
+        let mut found: Vec<ContractModel> = models(rows.all(self.database.read()).await?)?;
+        match found.len() {
+            0 | 1 => found.pop().ok_or_else(|| Problem::not_found("rcontract", name)),
+            _ => Err(ambiguous("rcontract", name)),
+        }
     }
 
     /// In the order of ids, which is that of making; `owner` `None`: everyone's. Released ones only on request.
@@ -114,6 +117,11 @@ pub(super) async fn contract_closed_if_empty(
     now: Ms,
 ) -> Result<(), Problem> {
     let backend = transaction.get_database_backend();
+    if backend == sea_orm::DbBackend::Postgres {
+        // The last two nodes of a contract may go at the same time: the second to get here sees that the first went.
+        let lock = "SELECT 1 AS one FROM rcontract WHERE id = ? FOR UPDATE";
+        transaction.query_all_raw(sql(backend, lock, [id.uuid().into()])).await?;
+    }
     let left = transaction
         .query_all_raw(sql(backend, "SELECT 1 AS one FROM node WHERE rcontract_id = ? LIMIT 1", [id.uuid().into()]))
         .await?

@@ -162,6 +162,14 @@ impl Store {
                 [credential.hash().into(), id.into()],
             ))
             .await?;
+        // A host that has joined needs no other token that was given out for it.
+        transaction
+            .execute_raw(sql(
+                self.database.backend(),
+                "UPDATE join_token SET used_ms = ? WHERE host_id = ? AND used_ms IS NULL",
+                [now.into(), id.into()],
+            ))
+            .await?;
         let host = host_locked(&transaction, &[id.into()]).await?.into_iter().next();
         transaction.commit().await?;
         host.ok_or_else(|| Problem::not_found("host", id))
@@ -229,35 +237,17 @@ impl Store {
     }
 
     /// Puts a host in its place, guarded by the generation seen.
-    pub async fn host_place(
-        &self,
-        host: &HostModel,
-        area: Area,
-        node_type: NodeType,
-        overheads: (Size, Size),
-        now: Ms,
-    ) -> Result<(), Problem> {
+    pub async fn host_place(&self, host: &HostModel, area: Area, node_type: NodeType, now: Ms) -> Result<(), Problem> {
         let mut transaction = self.database.begin().await?;
-        let (fixed, per_node) = overheads;
         let updated = transaction
             .execute_raw(sql(
                 self.database.backend(),
-                "UPDATE host SET rack_id = ?, unit = ?, node_type = ?, generation = generation + 1, overhead_cpu = ?, \
-                 overhead_memory = ?, overhead_disk = ?, overhead_iops = ?, node_overhead_cpu = ?, \
-                 node_overhead_memory = ?, node_overhead_disk = ?, node_overhead_iops = ? \
+                "UPDATE host SET rack_id = ?, unit = ?, node_type = ?, generation = generation + 1 \
                  WHERE id = ? AND generation = ? AND (nodes = 0 OR node_type = ?)",
                 [
                     area.rack_id.uuid().into(),
                     area.unit.into(),
                     node_type.as_str().into(),
-                    fixed.cpu_millicores.into(),
-                    fixed.memory_bytes.into(),
-                    fixed.disk_bytes.into(),
-                    fixed.disk_iops.into(),
-                    per_node.cpu_millicores.into(),
-                    per_node.memory_bytes.into(),
-                    per_node.disk_bytes.into(),
-                    per_node.disk_iops.into(),
                     host.id.uuid().into(),
                     host.generation.into(),
                     node_type.as_str().into(),
@@ -266,10 +256,14 @@ impl Store {
             .await;
         match updated {
             Ok(result) if result.rows_affected() == 1 => {}
-            Ok(_) => return Err(self.host_not_updated(host).await),
+            Ok(_) => {
+                drop(transaction); // its connection may be the last one
+                return Err(self.host_not_updated(host).await);
+            }
             Err(error) if is_duplicate(&error) => return Err(taken(&host.name, Some(area))),
             Err(error) => return Err(error.into()),
         }
+        overheads_follow(&transaction, host.id, &host.drivers, node_type).await?;
         changed(&mut transaction, now, host.id, &host.name, host.state, "placed");
         Ok(transaction.commit().await?)
     }
@@ -301,7 +295,10 @@ impl Store {
                 changed(&mut transaction, now, host.id, &host.name, host.state, "deleted");
                 Ok(transaction.commit().await?)
             }
-            Ok(_) => Err(self.host_not_updated(host).await),
+            Ok(_) => {
+                drop(transaction); // its connection may be the last one
+                Err(self.host_not_updated(host).await)
+            }
             Err(error) if is_reference(&error) => {
                 Err(Problem::new(Code::InUse, format!("host {} still carries claims: release them first", host.name)))
             }
@@ -343,28 +340,10 @@ impl Store {
                     ],
                 ))
                 .await?;
-            // The estimate of the overhead is the driver's; while nodes stand on it, the books keep to the old one.
-            if let Some(driver) = facts.drivers.iter().find(|d| Some(d.node_type) == host.node_type) {
-                let (fixed, per_node) = (driver.overhead_fixed, driver.overhead_per_node);
-                transaction
-                    .execute_raw(sql(
-                        backend,
-                        "UPDATE host SET overhead_cpu = ?, overhead_memory = ?, overhead_disk = ?, overhead_iops = ?, \
-                         node_overhead_cpu = ?, node_overhead_memory = ?, node_overhead_disk = ?, \
-                         node_overhead_iops = ? WHERE id = ? AND nodes = 0",
-                        [
-                            fixed.cpu_millicores.into(),
-                            fixed.memory_bytes.into(),
-                            fixed.disk_bytes.into(),
-                            fixed.disk_iops.into(),
-                            per_node.cpu_millicores.into(),
-                            per_node.memory_bytes.into(),
-                            per_node.disk_bytes.into(),
-                            per_node.disk_iops.into(),
-                            host.id.uuid().into(),
-                        ],
-                    ))
-                    .await?;
+            // The cut is read here: it may have been decided after this agent connected.
+            let cut = host_locked(&transaction, &[host.id]).await?.first().and_then(|h| h.node_type);
+            if let Some(node_type) = cut {
+                overheads_follow(&transaction, host.id, &facts.drivers, node_type).await?;
             }
         }
         let updated = transaction
@@ -381,11 +360,54 @@ impl Store {
     }
 
     /// At start no agent is connected: whoever was online is unreachable until it dials again.
-    pub async fn host_all_lost(&self) -> Result<(), Problem> {
-        let transaction = self.database.begin().await?;
-        transaction.execute_unprepared("UPDATE host SET state = 'unreachable' WHERE state = 'online'").await?;
+    pub async fn host_all_lost(&self, now: Ms) -> Result<(), Problem> {
+        let mut transaction = self.database.begin().await?;
+        let text = "UPDATE host SET state = 'unreachable' WHERE state = 'online' RETURNING id, name";
+        for row in transaction.query_all_raw(sql(self.database.backend(), text, [])).await? {
+            let (id, name): (uuid::Uuid, String) = (row.try_get("", "id")?, row.try_get("", "name")?);
+            changed(&mut transaction, now, id.into(), &name, HostState::Unreachable, "the server started anew");
+        }
         Ok(transaction.commit().await?)
     }
+
+    /// Every host that is shown as online.
+    pub async fn host_online(&self) -> Result<Vec<HostModel>, Problem> {
+        let text = format!("SELECT {HOST} FROM host WHERE state = 'online'");
+        let statement = sql(self.database.backend(), &text, []);
+        Ok(models(HostRow::find_by_statement(statement).all(self.database.read()).await?)?)
+    }
+}
+
+/// Takes over what a driver estimates its cut to cost. While nodes stand on a host, the books keep to the old estimate:
+/// what their claims were counted with is what their end gives back.
+async fn overheads_follow(
+    transaction: &Transaction,
+    host: Id<Host>,
+    drivers: &[DriverStatus],
+    node_type: NodeType,
+) -> Result<(), Problem> {
+    let Some(driver) = drivers.iter().find(|d| d.node_type == node_type) else { return Ok(()) };
+    let (fixed, per_node) = (driver.overhead_fixed, driver.overhead_per_node);
+    transaction
+        .execute_raw(sql(
+            transaction.get_database_backend(),
+            "UPDATE host SET overhead_cpu = ?, overhead_memory = ?, overhead_disk = ?, overhead_iops = ?, \
+             node_overhead_cpu = ?, node_overhead_memory = ?, node_overhead_disk = ?, node_overhead_iops = ? \
+             WHERE id = ? AND nodes = 0",
+            [
+                fixed.cpu_millicores.into(),
+                fixed.memory_bytes.into(),
+                fixed.disk_bytes.into(),
+                fixed.disk_iops.into(),
+                per_node.cpu_millicores.into(),
+                per_node.memory_bytes.into(),
+                per_node.disk_bytes.into(),
+                per_node.disk_iops.into(),
+                host.uuid().into(),
+            ],
+        ))
+        .await?;
+    Ok(())
 }
 
 /// What an agent says of its machine.

@@ -6,7 +6,7 @@ use sea_orm::{
 };
 use yiqiu_base::{
     Code, Id, Problem,
-    database::{is_duplicate, stored},
+    database::{is_duplicate, is_reference, stored},
     http::Paging,
     id::Image,
     idempotency::{self, Key},
@@ -89,7 +89,7 @@ impl Store {
     }
 
     /// By name or id among an owner's own and everyone's; the owner's own come first. `None`: any
-    /// owner's, everyone's first.
+    /// owner's, everyone's first; a name that only several tenants have is refused.
     pub async fn image_find(&self, name_or_id: &str, owner: Option<&str>) -> Result<ImageModel, Problem> {
         let mut query = entity::Entity::find().filter(match name_or_id.parse::<uuid::Uuid>() {
             Ok(id) => entity::Column::Id.eq(id),
@@ -99,15 +99,19 @@ impl Store {
             Some(owner) => query.filter(visible(owner)).order_by_desc(entity::Column::Owner),
             None => query.order_by_asc(entity::Column::Owner),
         };
-        let found = query.one(self.database.read()).await?;
-        Ok(found.ok_or_else(|| Problem::not_found("image", name_or_id))?.try_into()?)
+        let mut found = query.limit(2).all(self.database.read()).await?;
+        if owner.is_none() && found.len() > 1 && !found[0].owner.is_empty() {
+            return Err(super::ambiguous("image", name_or_id));
+        }
+        found.truncate(1);
+        Ok(found.pop().ok_or_else(|| Problem::not_found("image", name_or_id))?.try_into()?)
     }
 
-    /// In the order of names; `owner` as in [`Store::image_find`].
+    /// In the order of making, as a name may be of several owners; `owner` as in [`Store::image_find`].
     pub async fn image_list(&self, paging: &Paging, owner: Option<&str>) -> Result<Vec<ImageModel>, Problem> {
-        let mut query = entity::Entity::find().order_by_asc(entity::Column::Name).limit(paging.limit());
+        let mut query = entity::Entity::find().order_by_asc(entity::Column::Id).limit(paging.limit());
         if let Some(cursor) = &paging.cursor {
-            query = query.filter(entity::Column::Name.gt(cursor.as_str()));
+            query = query.filter(entity::Column::Id.gt(Id::<Image>::parse(cursor)?.uuid()));
         }
         if let Some(owner) = owner {
             query = query.filter(visible(owner));
@@ -138,7 +142,12 @@ impl Store {
                 format!("image {} is what {users} nodes start from: release them first", model.name),
             ));
         }
-        entity::Entity::delete_many().filter(entity::Column::Id.eq(model.id.uuid())).exec(&*transaction).await?;
+        let deleted =
+            entity::Entity::delete_many().filter(entity::Column::Id.eq(model.id.uuid())).exec(&*transaction).await;
+        deleted.map_err(|error| match is_reference(&error) {
+            true => Problem::new(Code::InUse, format!("image {} was taken for a node just now", model.name)),
+            false => error.into(),
+        })?;
         let shared = entity::Entity::find()
             .filter(entity::Column::Sha256.eq(model.sha256.as_str()))
             .one(&*transaction)

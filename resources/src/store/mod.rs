@@ -49,3 +49,8 @@ fn stale(noun: &str, name: &str, seen: i64, is: i64) -> Problem {
         format!("{noun} {name} is at generation {is}, and the request goes by {seen}: read it again and decide again"),
     )
 }
+
+/// Several owners have one of that name, and the asker may see all of them.
+fn ambiguous(noun: &str, name: &str) -> Problem {
+    Problem::invalid(format!("several owners have {noun}s named `{}`: give the id", yiqiu_base::name::shown(name)))
+}

@@ -88,13 +88,17 @@ impl Store {
         Ok(models(NodeRow::find_by_statement(statement).all(self.database.read()).await?)?)
     }
 
-    /// Nodes whose wish may not be carried out yet although it has been known for a while.
-    pub async fn node_unsettled(&self, changed_before: Ms) -> Result<Vec<NodeModel>, Problem> {
+    /// Nodes on connected hosts whose wish may not be carried out yet although it has been known for a while: a page of
+    /// them in the order of ids, empty at the end.
+    pub async fn node_unsettled(&self, changed_before: Ms, after: Option<Id<Node>>) -> Result<Vec<NodeModel>, Problem> {
         let text = format!(
-            "SELECT {NODE} FROM node WHERE changed_ms < ? AND (removed OR (power = 'on' AND carried < generation) \
-             OR (power = 'off' AND state IN ('running', 'starting', 'stopping', 'preparing'))) LIMIT 1000"
+            "SELECT {NODE} FROM node JOIN host ON host.id = node.host_id AND host.state = 'online' \
+             WHERE node.id > ? AND node.changed_ms < ? AND (node.removed \
+             OR (node.power = 'on' AND node.carried < node.generation) OR (node.power = 'off' \
+             AND node.state IN ('running', 'starting', 'stopping', 'preparing'))) ORDER BY node.id LIMIT 1000"
         );
-        let statement = sql(self.database.backend(), &text, [changed_before.into()]);
+        let after = after.map_or(uuid::Uuid::nil(), Id::uuid);
+        let statement = sql(self.database.backend(), &text, [after.into(), changed_before.into()]);
         Ok(models(NodeRow::find_by_statement(statement).all(self.database.read()).await?)?)
     }
 
@@ -108,6 +112,7 @@ impl Store {
             let values =
                 [command.to_string().into(), request.node_id.uuid().into(), request.power.as_str().into(), now.into()];
             if transaction.execute_raw(sql(backend, statement, values)).await?.rows_affected() == 0 {
+                drop(transaction); // its connection may be the last one
                 return self.node_commanded(request, command.to_string()).await;
             }
         }
@@ -116,7 +121,8 @@ impl Store {
             None => ("", Vec::with_capacity(4)),
         };
         let text = format!(
-            "UPDATE node SET power = ?, generation = generation + 1, revision = revision + 1, request_id = ?, \
+            "UPDATE node SET power = ?, revision = revision + 1, request_id = ?, \
+             generation = (CASE WHEN carried > generation THEN carried ELSE generation END) + 1, \
              changed_ms = ? WHERE id = ? AND NOT removed{also} RETURNING {}",
             NODE.replace("node.", "")
         );
@@ -358,7 +364,11 @@ pub(super) async fn metered(
     host: Id<Host>,
     nodes: &[Id<Node>],
 ) -> Result<HashMap<Id<Node>, Metered>, Problem> {
-    let text = format!("SELECT id, line_id, owner FROM node WHERE host_id = ? AND id IN ({})", places(nodes.len()));
+    // Locked: two sessions of an agent may bring the same readings at once.
+    let lock =
+        if transaction.get_database_backend() == sea_orm::DbBackend::Postgres { " ORDER BY id FOR UPDATE" } else { "" };
+    let text =
+        format!("SELECT id, line_id, owner FROM node WHERE host_id = ? AND id IN ({}){lock}", places(nodes.len()));
     let values = std::iter::once(Value::from(host.uuid())).chain(nodes.iter().map(|id| id.uuid().into()));
     let rows = transaction.query_all_raw(sql(transaction.get_database_backend(), &text, values)).await?;
     rows.iter()

@@ -139,7 +139,9 @@ impl TryFrom<ContractRow> for ContractModel {
 pub(super) const NODE: &str = "node.id, node.line_id, node.rcontract_id, node.host_id, node.owner, node.name, \
     node.spec, node.power, node.generation, node.state, node.carried, node.boot, node.detail, node.ports, \
     node.removed, node.revision, node.request_id, node.changed_ms, \
-    (SELECT host.name FROM host WHERE host.id = host_id) AS host_name";
+    (SELECT host.name FROM host WHERE host.id = host_id) AS host_name, \
+    (SELECT host.state FROM host WHERE host.id = host_id) AS host_state, \
+    (SELECT host.node_type FROM host WHERE host.id = host_id) AS node_type";
 
 #[derive(FromQueryResult)]
 pub(super) struct NodeRow {
@@ -162,6 +164,8 @@ pub(super) struct NodeRow {
     request_id: String,
     changed_ms: i64,
     host_name: String,
+    host_state: String,
+    node_type: String,
 }
 
 impl TryFrom<NodeRow> for NodeModel {
@@ -187,6 +191,8 @@ impl TryFrom<NodeRow> for NodeModel {
             request_id,
             changed_ms,
             host_name,
+            host_state,
+            node_type,
         } = row;
         Ok(Self {
             id: id.into(),
@@ -208,6 +214,8 @@ impl TryFrom<NodeRow> for NodeModel {
             request_id,
             changed_ms,
             host_name,
+            host_state: stored(&host_state)?,
+            node_type: stored(&node_type)?,
         })
     }
 }

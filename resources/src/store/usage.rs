@@ -63,9 +63,10 @@ impl Store {
                 std::collections::hash_map::Entry::Occupied(entry) => *entry.get(),
                 std::collections::hash_map::Entry::Vacant(_) => (i64::MIN, sample.at_ms, Counters::default()),
             };
-            let Some(delta) = usage_since(before.2, sample.counters).filter(|_| sample.seq > before.0) else {
+            if sample.seq <= before.0 {
                 continue;
-            };
+            }
+            let delta = usage_since(before.2, sample.counters);
             entry.insert_entry((sample.seq, sample.at_ms, sample.counters));
             deltas.push(UsageDelta {
                 line_id: node.line_id.to_string(),
@@ -91,7 +92,8 @@ impl Store {
                      ON CONFLICT (line_id, boot) DO UPDATE SET seq = excluded.seq, at_ms = excluded.at_ms, \
                      cpu_ns = excluded.cpu_ns, memory_byte_ms = excluded.memory_byte_ms, \
                      net_rx_bytes = excluded.net_rx_bytes, net_tx_bytes = excluded.net_tx_bytes, \
-                     block_read_bytes = excluded.block_read_bytes, block_write_bytes = excluded.block_write_bytes",
+                     block_read_bytes = excluded.block_read_bytes, block_write_bytes = excluded.block_write_bytes \
+                     WHERE excluded.seq > usage_counter.seq",
                     [
                         node.line_id.uuid().into(),
                         sample.boot.into(),

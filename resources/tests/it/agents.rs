@@ -113,3 +113,46 @@ async fn wishes_reach_a_connected_agent_and_are_carried_out_once() {
         assert_eq!(service.node_get(&who, told.id).await.unwrap().state, NodeState::Running);
     }
 }
+
+/// A host that is moved while it carries nodes keeps the estimate that their claims were counted with.
+#[tokio::test]
+async fn a_new_estimate_of_the_overhead_waits_until_the_host_is_empty() {
+    for tier in Tier::both().await {
+        tier.place("r").await;
+        let agent = tier.host("a", 1, NodeType::Vm, size(1_000, 1 << 30)).await;
+        let (service, who) = (&tier.service, tenant("t"));
+        let lines = [line("one", &agent.host, size(100, 1 << 20))];
+        let (_, nodes) = service.contract_create(&who, None, "c", &lines, None).await.unwrap();
+        let mut dearer = facts(NodeType::Vm, size(1_000, 1 << 30));
+        dearer.drivers[0].overhead_per_node = size(50, 1 << 11);
+        service.agent_facts(&agent.host, &dearer).await.unwrap();
+        service.host_place(&ops(), "a", "r", 2, NodeType::Vm, None).await.unwrap();
+        tier.books_hold("after a move under nodes").await;
+        service.contract_release(&who, "c").await.unwrap();
+        service.agent_report(&agent.host, report(&nodes[0], NodeState::Gone)).await.unwrap();
+        tier.books_hold("after the last node").await;
+        service.agent_facts(&agent.host, &dearer).await.unwrap();
+        assert_eq!(service.host_get(&ops(), "a").await.unwrap().node_overhead, size(50, 1 << 11));
+    }
+}
+
+/// A session that falls behind is cut off, and its host is shown as unreachable.
+#[tokio::test]
+async fn a_host_is_never_online_without_its_agent() {
+    for tier in Tier::both().await {
+        tier.place("r").await;
+        let agent = tier.host("a", 1, NodeType::Vm, size(1_000, 1 << 30)).await;
+        let (service, who) = (&tier.service, tenant("t"));
+        let lines = [line("one", &agent.host, size(100, 1 << 20))];
+        let (_, nodes) = service.contract_create(&who, None, "c", &lines, None).await.unwrap();
+        let mut wishes = 0;
+        while service.agent_is_current(&agent.host, agent.number) {
+            let power = if wishes % 2 == 0 { Power::Off } else { Power::On };
+            service.node_power(&who, nodes[0].id, power, None, None).await.unwrap();
+            wishes += 1;
+            assert!(wishes < 10_000, "a session that reads nothing is never cut off");
+        }
+        service.agent_lost(&agent.host, agent.number).await;
+        assert_eq!(service.host_get(&ops(), "a").await.unwrap().state, HostState::Unreachable);
+    }
+}

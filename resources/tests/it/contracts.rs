@@ -72,6 +72,7 @@ async fn bad_requests_change_nothing() {
             host: Id::<yiqiu_base::id::Host>::new().to_string(),
             ..good.clone()
         };
+        let mismatch = yiqiu_resources::service::LineRequest { node_type: Some(NodeType::Cm), ..good.clone() };
         let no_size = yiqiu_resources::service::LineRequest { size: None, ..good.clone() };
         let hibernated = yiqiu_resources::service::LineRequest { power: Some(Power::Hibernated), ..good.clone() };
         for (what, lines, code) in [
@@ -84,7 +85,8 @@ async fn bad_requests_change_nothing() {
             ("too much", vec![line("one", &vm, size(MOST, 1))], Code::HostFull),
             ("twice the name", vec![good.clone(), good.clone()], Code::AlreadyExists),
             ("a container without an image", vec![line("one", &cm, size(1, 1))], Code::InvalidArgument),
-            ("part of a bm", vec![line("one", &bm, size(1, 1))], Code::InvalidArgument),
+            ("a bm", vec![line("one", &bm, size(1, 1))], Code::PermissionDenied),
+            ("another node type", vec![mismatch], Code::NodeTypeMismatch),
             ("born hibernated", vec![hibernated], Code::InvalidArgument),
         ] {
             let refused = service.contract_create(&who, None, "c", &lines, None).await.unwrap_err();
@@ -105,9 +107,11 @@ async fn a_bm_host_is_claimed_whole() {
     for tier in Tier::both().await {
         tier.place("r").await;
         let host = tier.host("bm", 1, NodeType::Bm, size(4_000, 1 << 30)).await.host;
-        let (service, who) = (&tier.service, tenant("t"));
+        let (service, who) = (&tier.service, ops());
         let whole = yiqiu_resources::service::LineRequest { size: None, ..line("one", &host, Size::ZERO) };
         let (_, nodes) = service.contract_create(&who, None, "c", std::slice::from_ref(&whole), None).await.unwrap();
+        let foreign = service.contract_create(&tenant("t"), None, "c", std::slice::from_ref(&whole), None).await;
+        assert_eq!(foreign.unwrap_err().code, Code::PermissionDenied, "a whole host is for ops");
         assert_eq!(nodes[0].spec.size, size(4_000 - 100 - 5, (1 << 30) - (1 << 20) - (1 << 10)));
         let full = service.contract_create(&who, None, "d", &[whole], None).await.unwrap_err();
         assert!(matches!(full.code, Code::HostFull | Code::InvalidArgument), "{full}");
@@ -202,5 +206,41 @@ async fn a_claim_ends_when_its_node_is_verified_gone() {
         assert_eq!(service.host_get(&ops(), "a").await.unwrap().used, Size::ZERO);
         tier.books_hold("after release").await;
         service.contract_create(&who, None, "c", &lines, None).await.expect("the name is free again");
+    }
+}
+
+/// What is asked twice at once is decided in turn: the second learns what became of the first, and no key is left that
+/// points to nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn asking_twice_at_once_is_the_same_as_once() {
+    for tier in Tier::both().await {
+        tier.place("r").await;
+        let host = tier.host("a", 1, NodeType::Vm, size(1_000, 1 << 30)).await.host;
+        let ask = |id, name: &str, cpu, key: String| {
+            let (service, name, lines) = (tier.service.clone(), name.to_owned(), [line("one", &host, size(cpu, 1))]);
+            tokio::spawn(async move { service.contract_create(&tenant("t"), id, &name, &lines, Some(&key)).await })
+        };
+        for round in 0..10 {
+            let keys = [format!("a{round}"), format!("b{round}")];
+            let id = Some(Id::new());
+            let refused = keys.clone().map(|key| ask(id, &format!("big{round}"), 5_000, key));
+            for answer in refused {
+                assert_eq!(answer.await.unwrap().unwrap_err().code, Code::HostFull);
+            }
+            // The keys of refused requests are free: with room, the same keys make the contract.
+            let id = Some(Id::new());
+            let made = keys.clone().map(|key| ask(id, &format!("small{round}"), 10, key));
+            let mut ids = Vec::new();
+            for answer in made {
+                ids.push(answer.await.unwrap().unwrap().0.id);
+            }
+            assert_eq!(ids[0], ids[1]);
+            tier.service.contract_get(&tenant("t"), &ids[0].to_string()).await.unwrap();
+            for key in keys {
+                let other = ask(None, "other", 10, key).await.unwrap().unwrap_err();
+                assert_eq!(other.code, Code::IdempotencyKeyReused);
+            }
+            tier.books_hold("after asking twice at once").await;
+        }
     }
 }

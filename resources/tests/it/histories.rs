@@ -84,6 +84,9 @@ async fn act(
                     line.size = line.size.filter(|_| host.node_type != Some(NodeType::Bm));
                     lines.push(line);
                 }
+                // Whole hosts are for ops.
+                let whole = lines.iter().any(|line| line.size.is_none());
+                let who = if whole { &ops() } else { who };
                 let made = service.contract_create(who, None, name, &lines, Some(name)).await;
                 (made.map(|_| ()), &[Code::HostFull, Code::InvalidArgument])
             }
