@@ -30,7 +30,7 @@ pub enum Action {
     Remove,
     /// It is already as wished: note the generation as carried out.
     Carry,
-    /// It failed and shall be off: forget the failure.
+    /// It failed and shall be off: end whatever still lives of it, and forget the failure.
     Settle,
     /// No driver can do that: note the generation and say so, and leave the node as it is.
     Refuse,

@@ -212,7 +212,7 @@ impl Host {
             Action::Stop => self.stop_node(id, &**driver, record, seen).await,
             Action::Remove => self.remove(id, &**driver, seen).await,
             Action::Carry => self.kept(self.record(id, |r| r.carry("")).await),
-            Action::Settle => self.kept(self.record(id, Record::settled).await),
+            Action::Settle => self.settle(id, &**driver, record).await,
             Action::Refuse => {
                 let detail = format!("the {} driver cannot hibernate: the node stays as it is", driver.name());
                 self.kept(self.record(id, |r| r.carry(detail)).await)
@@ -331,6 +331,13 @@ impl Host {
         self.see(id, Seen { presence: Presence::Idle, run, ..Seen::default() });
         self.end_meter(id, driver).await;
         self.kept(self.record(id, Record::stopped).await)
+    }
+
+    /// A failed node shall be off: whatever of it still lives is ended, so that nothing shown as off runs.
+    async fn settle(&self, id: NodeId, driver: &dyn Driver, record: &Record) -> Result<(), DriverError> {
+        let grace = record.assignment.as_ref().map_or(0, |a| a.stop_grace_ms);
+        driver.stop(id, Duration::from_millis(grace.into())).await?;
+        self.kept(self.record(id, Record::settled).await)
     }
 
     async fn remove(&self, id: NodeId, driver: &dyn Driver, seen: &Seen) -> Result<(), DriverError> {

@@ -155,6 +155,34 @@ async fn ends_and_refusals_are_reported_in_words() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_outlives_its_supervisor_is_running_until_it_is_stopped() {
+    let (server, node, folder) = (Server::new(), NodeId::new(), tempfile::tempdir().unwrap());
+    let _ends = EndGroup(node);
+    let agent = Agent::in_folder(folder.path(), &server);
+    until("hello", || !server.get().hellos.is_empty()).await;
+    server.assign(&sh(node, "setsid sleep 1000 & sleep 1000", Power::On, 1));
+    server.state(node, NodeState::Running).await;
+    until("all are in the group", || pids(node).len() == 3).await;
+    let run = std::fs::read(folder.path().join("process").join(node.to_string()).join("run.json")).unwrap();
+    let run: serde_json::Value = serde_json::from_slice(&run).unwrap();
+    for who in ["supervisor", "leader"] {
+        let pid = run[who]["pid"].to_string();
+        assert!(std::process::Command::new("kill").args(["-9", &pid]).status().unwrap().success());
+    }
+    until("the supervisor and the leader are gone", || pids(node).len() == 2).await;
+    tokio::time::sleep(Duration::from_millis(1200)).await; // two looks
+    let id = node.to_string();
+    let last = server.get().reports.iter().rfind(|r| r.node_id == id).cloned().unwrap();
+    assert_eq!(last.state(), words::NodeState::Running, "{}", shown(&last));
+    server.assign(&sh(node, "", Power::Off, 2));
+    server.state(node, NodeState::Off).await;
+    assert_eq!(pids(node), Vec::<i32>::new(), "off means that nothing runs");
+    server.assign(&Assignment { removed: true, revision: 3, ..sh(node, "", Power::Off, 2) });
+    server.state(node, NodeState::Gone).await;
+    agent.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_token_serves_once_and_the_refusal_says_so() {
     let (server, folder) = (Server::new(), tempfile::tempdir().unwrap());
     server.get().tokens.clear();

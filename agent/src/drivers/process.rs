@@ -15,13 +15,13 @@ use nix::{
 };
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
-    process::Command,
+    process::{Child, Command},
     sync::mpsc,
     time::{Instant, sleep, timeout},
 };
 use yiqiu_base::{Id, NodeType, Size};
 
-use super::supervisor::{ARGUMENT, ExitFile, MakeFile, RunFile, boot_id, end_group, read_json, write_json};
+use super::supervisor::{ARGUMENT, ExitFile, MakeFile, RunFile, end_group, read_json, write_json};
 use crate::{
     cgroup::{Cgroups, Limits},
     driver::{Change, Driver, DriverError, Make, NodeId, Presence, Reading, Seen, Status},
@@ -38,6 +38,7 @@ pub struct ProcessDriver {
     folder: PathBuf,
     supervisor: Option<PathBuf>,
     cgroups: Option<Cgroups>,
+    start_within: Duration,
 }
 
 impl ProcessDriver {
@@ -45,7 +46,7 @@ impl ProcessDriver {
     /// one, which has to call [`crate::supervise_main`]).
     pub fn new(folder: PathBuf, supervisor: Option<PathBuf>) -> Self {
         let supervisor = supervisor.or_else(|| std::env::current_exe().ok());
-        Self { folder, supervisor, cgroups: Cgroups::find() }
+        Self { folder, supervisor, cgroups: Cgroups::find(), start_within: START_WITHIN }
     }
 
     fn of(&self, node: NodeId) -> PathBuf {
@@ -58,30 +59,57 @@ impl ProcessDriver {
         })
     }
 
+    fn pids(&self, node: NodeId) -> Vec<i32> {
+        self.cgroups.as_ref().map(|groups| groups.pids(node)).unwrap_or_default()
+    }
+
+    /// A node runs while its supervisor or its leader does, or anything at all in its group.
     fn look(&self, node: NodeId) -> Seen {
         let folder = self.of(node);
+        let run = read_json::<RunFile>(&folder.join("run.json"));
+        if run.as_ref().is_some_and(RunFile::is_minded) || !self.pids(node).is_empty() {
+            let run = run.map(|r| r.run).unwrap_or_default();
+            return Seen { presence: Presence::Running, run, ..Seen::default() };
+        }
         if !folder.join("make.json").exists() {
             return Seen::default();
         }
-        let Some(run) = read_json::<RunFile>(&folder.join("run.json")) else {
+        let Some(run) = run else {
             return Seen { presence: Presence::Idle, ..Seen::default() };
         };
-        if is_running(&run) {
-            return Seen { presence: Presence::Running, run: run.run, ..Seen::default() };
-        }
         let exit = read_json::<ExitFile>(&folder.join("exit.json")).filter(|e| e.run == run.run);
         let detail = match exit {
+            Some(ExitFile { why: Some(why), .. }) => why,
             Some(ExitFile { code: Some(code), .. }) => format!("exited with code {code}"),
             Some(ExitFile { signal: Some(signal), .. }) => format!("it was killed by signal {signal}"),
             Some(_) | None => "it ended while nothing minded it: the machine or its supervisor was ended".to_owned(),
         };
         Seen { presence: Presence::Idle, run: run.run, detail, ports: Vec::new() }
     }
-}
 
-/// Whether a run goes on: its supervisor writes how it ended before it ends itself.
-fn is_running(run: &RunFile) -> bool {
-    run.boot_id == boot_id() && (run.supervisor.is_alive() || run.leader.is_alive())
+    /// Ends everything in a node's group.
+    async fn end_all(&self, node: NodeId, leader: Option<i32>) -> Result<(), DriverError> {
+        let Some(groups) = self.cgroups.clone() else { return Ok(()) }; // nothing was ever started
+        let empty = tokio::task::spawn_blocking(move || end_group(&groups, node, leader)).await;
+        if empty.unwrap_or(false) {
+            return Ok(());
+        }
+        Err(DriverError::Failed("processes of the node cannot be killed".to_owned()))
+    }
+
+    /// A supervisor that did not do its part: ends it, and whatever it started. The run stays noted: nobody can tell
+    /// whether the command ran, so its generation is not tried again.
+    async fn give_up(&self, node: NodeId, run: String, child: &mut Child, why: String) -> DriverError {
+        let exit = ExitFile { run, why: Some(why.clone()), ..ExitFile::default() };
+        if let Err(error) = write_json(&self.of(node).join("exit.json"), &exit) {
+            tracing::warn!(%node, %error, "how a start ended cannot be kept");
+        }
+        let _ = child.kill().await; // it may have ended by itself
+        match self.end_all(node, None).await {
+            Ok(()) => DriverError::Failed(why),
+            Err(error) => error,
+        }
+    }
 }
 
 fn failed(doing: &str) -> impl Fn(std::io::Error) -> DriverError + '_ {
@@ -167,49 +195,74 @@ impl Driver for ProcessDriver {
         let Some(supervisor) = &self.supervisor else {
             return Err(DriverError::Refused("the program that minds processes is not known".to_owned()));
         };
+        // On disk before anything runs: an agent that ends from here on finds that this run was tried.
+        let run_file = self.of(node).join("run.json");
+        let before = read_json::<RunFile>(&run_file);
         let run = Id::<yiqiu_base::id::Command>::new().to_string();
-        let mut child = Command::new(supervisor)
+        write_json(&run_file, &RunFile::starting(&run)).map_err(failed("its start cannot be noted"))?;
+        let never_ran = || match &before {
+            Some(before) => write_json(&run_file, before),
+            None => std::fs::remove_file(&run_file),
+        };
+        let spawned = Command::new(supervisor)
             .arg(ARGUMENT)
             .arg(self.of(node))
             .arg(&run)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
-            .spawn()
-            .map_err(failed("its supervisor cannot be started"))?;
-        let Some(output) = child.stdout.take() else {
-            return Err(DriverError::Failed("its supervisor says nothing".to_owned()));
+            .spawn();
+        let mut child = match spawned {
+            Ok(child) => child,
+            Err(error) => {
+                never_ran().map_err(failed("its start cannot be taken back"))?;
+                return Err(failed("its supervisor cannot be started")(error));
+            }
         };
-        let mut lines = BufReader::new(output).lines();
-        let said = timeout(START_WITHIN, lines.next_line()).await;
-        // Waited for while this agent lives; after that by the machine's first process.
-        tokio::spawn(async move { child.wait().await });
-        match said {
-            Ok(Ok(Some(line))) if line == "started" => Ok(self.look(node)),
-            Ok(Ok(Some(why))) => Err(DriverError::Refused(format!("the command cannot be started: {why}"))),
-            Ok(Ok(None)) => Err(DriverError::Failed("its supervisor ended without a word".to_owned())),
-            Ok(Err(error)) => Err(failed("its supervisor cannot be heard")(error)),
-            Err(_) => Err(DriverError::Failed("its supervisor does not say that it started".to_owned())),
-        }
+        let said = match child.stdout.take() {
+            Some(output) => timeout(self.start_within, BufReader::new(output).lines().next_line()).await,
+            None => Ok(Ok(None)),
+        };
+        let why = match said {
+            Ok(Ok(Some(line))) if line == "started" => {
+                // Waited for while this agent lives; after that by the machine's first process.
+                tokio::spawn(async move { child.wait().await });
+                return Ok(self.look(node));
+            }
+            Ok(Ok(Some(why))) => {
+                let _ = child.kill().await; // it said its last word
+                self.end_all(node, None).await?;
+                never_ran().map_err(failed("its start cannot be taken back"))?;
+                return Err(DriverError::Refused(format!("the command cannot be started: {why}")));
+            }
+            Ok(Ok(None)) => "its supervisor ended without a word".to_owned(),
+            Ok(Err(error)) => format!("its supervisor cannot be heard: {error}"),
+            Err(_) => {
+                format!("its supervisor did not say within {:?} that it started, and was ended", self.start_within)
+            }
+        };
+        Err(self.give_up(node, run, &mut child, why).await)
     }
 
     async fn stop(&self, node: NodeId, grace: Duration) -> Result<(), DriverError> {
-        let Some(run) = read_json::<RunFile>(&self.of(node).join("run.json")) else { return Ok(()) };
-        let groups = self.groups()?.clone();
-        if run.leader.is_alive() && run.boot_id == boot_id() {
-            let _ = killpg(Pid::from_raw(run.leader.pid), Signal::SIGTERM); // it may have ended just now
+        let run = read_json::<RunFile>(&self.of(node).join("run.json"));
+        let leader = run.as_ref().and_then(RunFile::living_leader);
+        if let Some(leader) = leader {
+            let _ = killpg(Pid::from_raw(leader), Signal::SIGTERM); // it may have ended just now
             let deadline = Instant::now() + grace;
-            while Instant::now() < deadline && !groups.pids(node).is_empty() {
+            while Instant::now() < deadline && !self.pids(node).is_empty() {
                 sleep(LOOK_EVERY).await;
             }
         }
-        let leader = run.leader.pid;
-        let empty = tokio::task::spawn_blocking(move || end_group(&groups, node, leader)).await;
-        if !empty.unwrap_or(false) {
-            return Err(DriverError::Failed("processes of the node cannot be killed".to_owned()));
+        if let Some(RunFile { run, supervisor: None, .. }) = &run {
+            // Its supervisor may still be about to begin: it looks for this first.
+            let why = Some("it was stopped before it was started".to_owned());
+            let exit = ExitFile { run: run.clone(), why, ..ExitFile::default() };
+            write_json(&self.of(node).join("exit.json"), &exit).map_err(failed("its stop cannot be noted"))?;
         }
+        self.end_all(node, leader).await?;
         let deadline = Instant::now() + Duration::from_secs(5);
-        while is_running(&run) {
+        while run.as_ref().is_some_and(RunFile::is_minded) {
             if Instant::now() > deadline {
                 return Err(DriverError::Failed("its supervisor does not end".to_owned()));
             }
@@ -248,5 +301,75 @@ impl Driver for ProcessDriver {
 
     fn sample_every(&self) -> Option<Duration> {
         Some(Duration::from_secs(1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use yiqiu_proto::common::NodeSpec;
+
+    use super::*;
+
+    /// A driver whose supervisor is a script, and a node made by it. `GROUP` in the script joins the node's group.
+    async fn driver(folder: &Path, script: &str) -> (ProcessDriver, NodeId) {
+        let node = NodeId::new();
+        let supervisor = folder.join("supervisor");
+        let mut driver = ProcessDriver::new(folder.join("nodes"), Some(supervisor.clone()));
+        driver.start_within = Duration::from_secs(1);
+        let joins = driver.groups().unwrap().folders(node);
+        let joins: Vec<String> = joins.iter().map(|f| format!("echo $$ > {}/cgroup.procs", f.display())).collect();
+        std::fs::write(&supervisor, format!("#!/bin/sh\n{}\n", script.replace("GROUP", &joins.join("; ")))).unwrap();
+        std::fs::set_permissions(&supervisor, std::fs::Permissions::from_mode(0o700)).unwrap();
+        let size = Size { cpu_millicores: 500, memory_bytes: 64 << 20, ..Size::ZERO };
+        let command = vec!["/bin/true".to_owned()];
+        let spec = NodeSpec { command, size: Some(size.into()), ..NodeSpec::default() };
+        driver.create(&Make { node, name: "n".to_owned(), spec }).await.unwrap();
+        (driver, node)
+    }
+
+    #[tokio::test]
+    async fn a_start_that_is_given_up_leaves_nothing_running_and_counts_as_tried() {
+        for (script, why) in [
+            ("GROUP\nsleep 1000 &\nsleep 1000", "did not say within"),
+            ("GROUP\nsleep 1000 >/dev/null &\nexit 1", "without a word"),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let (driver, node) = driver(folder.path(), script).await;
+            let error = driver.start(node).await.unwrap_err();
+            assert!(matches!(&error, DriverError::Failed(detail) if detail.contains(why)), "{error:?}");
+            assert_eq!(driver.pids(node), Vec::<i32>::new());
+            let seen = driver.inspect(node).await.unwrap();
+            assert_eq!((seen.presence, seen.run.is_empty()), (Presence::Idle, false), "a run is noted");
+            assert!(seen.detail.contains(why), "{}", seen.detail);
+            driver.remove(node).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_start_that_surely_did_nothing_may_be_tried_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let (driver, node) = driver(folder.path(), "echo no such program").await;
+        let error = driver.start(node).await.unwrap_err();
+        assert!(matches!(error, DriverError::Refused(_)), "{error:?}");
+        assert_eq!(driver.inspect(node).await.unwrap().run, "");
+        driver.remove(node).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn whatever_lives_in_the_group_is_the_node() {
+        let folder = tempfile::tempdir().unwrap();
+        let (driver, node) = driver(folder.path(), "exit 1").await;
+        let mut stray = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        for at in driver.groups().unwrap().folders(node) {
+            std::fs::write(at.join("cgroup.procs"), stray.id().to_string()).unwrap();
+        }
+        assert_eq!(driver.start(node).await.unwrap().presence, Presence::Running, "nothing is started beside it");
+        assert!(!driver.of(node).join("run.json").exists());
+        driver.stop(node, Duration::ZERO).await.unwrap();
+        assert!(!stray.wait().unwrap().success());
+        assert_eq!(driver.inspect(node).await.unwrap().presence, Presence::Idle);
+        driver.remove(node).await.unwrap();
     }
 }

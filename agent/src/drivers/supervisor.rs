@@ -1,8 +1,9 @@
 //! The small process that minds one process group, and outlives the agent: `yiqiu-agent __supervise <folder>`.
 //!
-//! It reads `make.json` in its folder, starts the command in the node's control group, writes `run.json`, says one line
-//! on its standard output (`started`, or why not), waits for the command to end, ends whatever that left behind in the
-//! group, and writes `exit.json`. Each file is there whole or not at all.
+//! The agent writes `run.json` before it starts one, so that a start that was tried is known whatever happens next. The
+//! supervisor reads `make.json` in its folder, puts itself into `run.json`, starts the command in the node's control
+//! group, adds it to `run.json`, says one line on its standard output (`started`, or why not), waits for the command to
+//! end, ends whatever that left behind in the group, and writes `exit.json`. Each file is there whole or not at all.
 
 use std::{
     fs::{self, OpenOptions},
@@ -35,16 +36,34 @@ pub(crate) struct MakeFile {
     pub(crate) environment: Vec<(String, String)>,
 }
 
-/// A run that was started.
+/// A run that was started, or is about to be.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct RunFile {
     /// Unlike every other run's.
     pub(crate) run: String,
     /// The machine's boot: process numbers mean nothing in another one.
     pub(crate) boot_id: String,
-    pub(crate) supervisor: Process,
-    /// The leader of the process group.
-    pub(crate) leader: Process,
+    /// `None` until it has begun.
+    pub(crate) supervisor: Option<Process>,
+    /// The leader of the process group; `None` until the command was started.
+    pub(crate) leader: Option<Process>,
+}
+
+impl RunFile {
+    /// A run that is about to be started.
+    pub(crate) fn starting(run: &str) -> Self {
+        Self { run: run.to_owned(), boot_id: boot_id(), supervisor: None, leader: None }
+    }
+
+    /// Its leader, if that lives.
+    pub(crate) fn living_leader(&self) -> Option<i32> {
+        self.leader.filter(|l| self.boot_id == boot_id() && l.is_alive()).map(|l| l.pid)
+    }
+
+    /// Whether its supervisor or its leader lives.
+    pub(crate) fn is_minded(&self) -> bool {
+        self.living_leader().is_some() || (self.boot_id == boot_id() && self.supervisor.is_some_and(Process::is_alive))
+    }
 }
 
 /// A process, told from another one that got the same number later.
@@ -56,11 +75,14 @@ pub(crate) struct Process {
 }
 
 /// How a run ended.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct ExitFile {
     pub(crate) run: String,
     pub(crate) code: Option<i32>,
     pub(crate) signal: Option<i32>,
+    /// In words, where the agent ended it before the supervisor could tell.
+    #[serde(default)]
+    pub(crate) why: Option<String>,
 }
 
 impl Process {
@@ -115,12 +137,21 @@ fn supervise(folder: &Path, run: &str) -> anyhow::Result<()> {
     let log_file = folder.join("log");
     let log = OpenOptions::new().create(true).append(true).open(&log_file).context("its log cannot be opened")?;
     let me = std::process::id();
+    let myself = Process::of(i32::try_from(me)?).context("/proc does not know this process")?;
+    let run_file = folder.join("run.json");
     let home = own_groups(&cgroups, make.node);
     // The command is born in the group; the supervisor leaves it again, so that neither counts the other.
     for at in cgroups.folders(make.node) {
         fs::write(at.join("cgroup.procs"), me.to_string())
             .with_context(|| format!("{} cannot be joined", at.display()))?;
     }
+    let file: RunFile = read_json(&run_file).context("run.json is missing or broken")?;
+    let given_up = read_json::<ExitFile>(&folder.join("exit.json")).is_some_and(|e| e.run == run);
+    if file.run != run || given_up {
+        bail!("the agent gave this start up"); // another start, or a power-off, came first
+    }
+    let file = RunFile { supervisor: Some(myself), ..file };
+    write_json(&run_file, &file).context("run.json cannot be written")?;
     let child = Command::new(program)
         .args(arguments)
         .env_clear()
@@ -140,8 +171,7 @@ fn supervise(folder: &Path, run: &str) -> anyhow::Result<()> {
         let leader = i32::try_from(child.id())?;
         // A command that ended at once is a zombie until it is waited for: its start does not matter any more.
         let leader = Process::of(leader).unwrap_or(Process { pid: leader, start: 0 });
-        let supervisor = Process::of(i32::try_from(me)?).context("/proc does not know this process")?;
-        write_json(&folder.join("run.json"), &RunFile { run: run.to_owned(), boot_id: boot_id(), supervisor, leader })?;
+        write_json(&run_file, &RunFile { leader: Some(leader), ..file })?;
         Ok(())
     };
     if let Err(error) = started() {
@@ -159,10 +189,10 @@ fn supervise(folder: &Path, run: &str) -> anyhow::Result<()> {
         }
     });
     let status = child.wait()?;
-    end_group(&cgroups, make.node, i32::try_from(child.id())?);
+    end_group(&cgroups, make.node, Some(i32::try_from(child.id())?));
     write_json(
         &folder.join("exit.json"),
-        &ExitFile { run: run.to_owned(), code: status.code(), signal: status.signal() },
+        &ExitFile { run: run.to_owned(), code: status.code(), signal: status.signal(), why: None },
     )?;
     Ok(())
 }
@@ -183,7 +213,7 @@ fn bound_log(log: &Path) {
 }
 
 /// Ends what is left in a node's group and in the process group of its leader. Nothing else is touched.
-pub(crate) fn end_group(cgroups: &Cgroups, node: NodeId, leader: i32) -> bool {
+pub(crate) fn end_group(cgroups: &Cgroups, node: NodeId, leader: Option<i32>) -> bool {
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {
         let left = cgroups.pids(node);
@@ -193,7 +223,7 @@ pub(crate) fn end_group(cgroups: &Cgroups, node: NodeId, leader: i32) -> bool {
         if Instant::now() > deadline {
             return false;
         }
-        if left.contains(&leader) {
+        if let Some(leader) = leader.filter(|l| left.contains(l)) {
             let _ = killpg(Pid::from_raw(leader), Signal::SIGKILL);
         }
         for pid in left {
