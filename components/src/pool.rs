@@ -5,6 +5,7 @@ use std::{future::Future, time::Duration};
 use tonic::{Response, Status};
 use yiqiu_base::{
     Code, Id, NodeState, NodeType, Power, Problem,
+    clock::Ms,
     id::{Command, Line, Node, RContract},
 };
 use yiqiu_proto::{
@@ -43,6 +44,7 @@ pub(crate) enum LeaseState {
 pub(crate) struct Lease {
     pub(crate) id: Id<RContract>,
     pub(crate) state: LeaseState,
+    pub(crate) created_ms: Ms,
     pub(crate) nodes: Vec<NodeModel>,
 }
 
@@ -126,7 +128,8 @@ impl Pool {
     pub(crate) async fn events(&self, after: i64, wait: Duration) -> Result<Events, Problem> {
         let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).min(30_000);
         let request = self.caller.request(common::EventsRequest { after, limit: 1000, wait_ms });
-        let common::EventsResponse { events, epoch, head: _ } = ask(wait + PATIENCE, self.client().events(request)).await?;
+        let common::EventsResponse { events, epoch, head: _ } =
+            ask(wait + PATIENCE, self.client().events(request)).await?;
         Ok(Events { events, epoch })
     }
 }
@@ -223,14 +226,15 @@ fn host(host: wire::Host) -> Result<Host, Problem> {
 }
 
 fn lease(contract: wire::RContract) -> Result<Lease, Problem> {
-    let wire::RContract { id, name: _, owner: _, state, created_ms: _, generation: _, nodes } = contract;
+    let wire::RContract { id, name: _, owner: _, state, created_ms, generation: _, nodes } = contract;
     let state = match state.as_str() {
         "active" => LeaseState::Active,
         "releasing" => LeaseState::Releasing,
         "released" => LeaseState::Released,
         other => return Err(Problem::internal(format!("Resources calls an rcontract `{other}`"))),
     };
-    Ok(Lease { id: Id::parse(&id)?, state, nodes: nodes.into_iter().map(node).collect::<Result<_, _>>()? })
+    let nodes = nodes.into_iter().map(node).collect::<Result<_, _>>()?;
+    Ok(Lease { id: Id::parse(&id)?, state, created_ms, nodes })
 }
 
 fn node(node: wire::Node) -> Result<NodeModel, Problem> {

@@ -10,6 +10,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use yiqiu_base::{
     Code, Environment, Id, Problem,
     id::{Host, RContract},
+    outbox,
     reconcile::{Next, Waker},
 };
 use yiqiu_proto::{common::Event, resources as wire};
@@ -162,7 +163,17 @@ impl Service {
     }
 
     /// Releases leases that no contract here holds, and shows components whose lease is gone.
+    ///
+    /// A lease that is older than this database is never released: that nobody here holds it may say only that the
+    /// database is not the one that the tier had before, and then every tenant's components would go. The pass then
+    /// fails, so that the loop's status says what an operator has to look at.
     async fn sweep_pass(&self) -> Result<Next, Problem> {
+        let young = self.settings().sweep_grace.saturating_sub(self.running());
+        if !young.is_zero() {
+            return Ok(Next::Requeue(young));
+        }
+        let began = outbox::epoch(self.store().database()).await?;
+        let mut older: Vec<Id<RContract>> = Vec::new();
         let grace = i64::try_from(self.settings().sweep_grace.as_millis()).unwrap_or(i64::MAX);
         let before = self.now().saturating_sub(grace).max(1); // 0 would mean all
         let mut active: HashSet<Id<RContract>> = HashSet::new();
@@ -171,20 +182,36 @@ impl Service {
             let page = self.pool().lease_list(before, &after).await?;
             let Some(last) = page.last() else { break };
             after = last.id.to_string();
-            let here: Vec<Id<RContract>> =
-                page.iter().filter(|lease| lease.state == LeaseState::Active).map(|lease| lease.id).collect();
+            let leases: Vec<&Lease> = page.iter().filter(|lease| lease.state == LeaseState::Active).collect();
+            let here: Vec<Id<RContract>> = leases.iter().map(|lease| lease.id).collect();
             // Asked after the page was read: whatever is on it was recorded here before it was made.
             let held = self.store().whole_list_by_rcontract(&here).await?;
             let held: HashSet<Id<RContract>> = held.iter().map(|whole| whole.contract.rcontract_id).collect();
-            for id in here.iter().filter(|id| !held.contains(id)) {
-                tracing::warn!(rcontract = %id, "releasing a lease that no ccontract holds");
+            for lease in leases.into_iter().filter(|lease| !held.contains(&lease.id)) {
+                if lease.created_ms < began {
+                    older.push(lease.id);
+                    continue;
+                }
+                tracing::warn!(rcontract = %lease.id, "releasing a lease that no ccontract holds");
                 metrics::counter!("yiqiu_components_swept_total").increment(1);
-                self.pool().lease_release(*id).await?;
+                self.pool().lease_release(lease.id).await?;
             }
             active.extend(here);
         }
         self.vanished(before, &active).await?;
-        Ok(Next::Done)
+        metrics::gauge!("yiqiu_components_unknown_leases").set(u32::try_from(older.len()).unwrap_or(u32::MAX));
+        match older.first() {
+            None => Ok(Next::Done),
+            Some(first) => Err(Problem::new(
+                Code::WrongState,
+                format!(
+                    "{} leases of Resources, such as rcontract {first}, are held by no ccontract and are older than \
+                     this database; nothing of them is released. Is this the right database? If it was lost, restore \
+                     it; what is truly held by nobody, release by hand",
+                    older.len()
+                ),
+            )),
+        }
     }
 
     async fn vanished(&self, before: i64, active: &HashSet<Id<RContract>>) -> Result<(), Problem> {

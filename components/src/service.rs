@@ -8,7 +8,11 @@ mod place;
 mod power;
 mod read;
 
-use std::{num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{
+    num::NonZeroUsize,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use yiqiu_base::{
     Clock, Code, Id, Principal, Problem, clock::Ms, database::Database, id::CContract, idempotency::Key,
@@ -35,7 +39,7 @@ pub struct Settings {
     pub events_wait: Duration,
     /// How often leases that nobody holds are looked for.
     pub sweep_period: Duration,
-    /// How old such a lease has to be.
+    /// How old such a lease has to be, and for how long this process has to have run.
     pub sweep_grace: Duration,
     /// How often a placement is planned anew after others were faster.
     pub attempts: u32,
@@ -67,6 +71,7 @@ struct Inner {
     clock: Clock,
     settings: Settings,
     waker: Waker,
+    started: Instant,
 }
 
 /// How often a change is decided again when someone else was first.
@@ -83,7 +88,7 @@ pub(crate) enum Carried {
 impl Service {
     pub(crate) fn new(database: Database, pool: Pool, clock: Clock, settings: Settings) -> Self {
         let store = Store::new(database);
-        Self(Arc::new(Inner { store, pool, clock, settings, waker: Waker::default() }))
+        Self(Arc::new(Inner { store, pool, clock, settings, waker: Waker::default(), started: Instant::now() }))
     }
 
     pub(crate) fn store(&self) -> &Store {
@@ -100,6 +105,11 @@ impl Service {
 
     pub(crate) fn waker(&self) -> &Waker {
         &self.0.waker
+    }
+
+    /// For how long this process has run.
+    pub(crate) fn running(&self) -> Duration {
+        self.0.started.elapsed()
     }
 
     pub(crate) fn now(&self) -> Ms {

@@ -273,7 +273,7 @@ on_both! {
         world.peer.lock().deaf = true; // placing is holding, too
         let placing = world.service.create(&who, ask("placing", 1), None).await.unwrap();
         let now = Clock::system().now();
-        let (old, young) = (world.peer.stranger(now - 10_000), world.peer.stranger(now + 60_000));
+        let (old, young) = (world.peer.stranger(now), world.peer.stranger(now + 60_000));
         eventually("the stray lease is released", || async { (!world.peer.active().contains(&old)).then_some(()) }).await;
         tokio::time::sleep(Duration::from_millis(700)).await; // several sweeps after the grace of everything else
         let mut active = world.peer.active();
@@ -293,6 +293,25 @@ on_both! {
         assert_eq!(gone.contract.state, State::Placed);
         assert!(gone.components[0].detail.contains("released below"));
         assert_eq!(world.service.release(&who, "kept").await.unwrap().contract.state, State::Released);
+    }
+
+    async fn what_is_older_than_the_database_is_never_swept(books: Books) {
+        let mut world = World::with(Books::sqlite(), Settings { sweep_grace: Duration::from_millis(200), ..quick() }).await;
+        world.peer.host("h1", 1000, 1000);
+        let kept = world.service.create(&tenant("a"), ask("kept", 1), None).await.unwrap().contract.rcontract_id.to_string();
+        // The database is lost, and the tier starts on an empty one.
+        world.restart_on(books).await;
+        let since = std::time::Instant::now();
+        let stray = world.peer.stranger(Clock::system().now());
+        eventually("what is younger is swept", || async { (!world.peer.active().contains(&stray)).then_some(()) }).await;
+        assert!(since.elapsed() >= Duration::from_millis(150), "swept before the process ran for a grace");
+        let error = eventually("the loop says so", || async {
+            world.loops.status().get("components.sweeper").map(|s| s.error.clone()).filter(|error| !error.is_empty())
+        })
+        .await;
+        assert!(error.contains("1 leases") && error.contains(&kept) && error.contains("right database"), "{error}");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(world.peer.active(), [kept]);
     }
 
     async fn others_see_nothing(books: Books) {

@@ -60,6 +60,7 @@ pub struct World {
     pub books: Books,
     pub stop: CancellationToken,
     pub settings: Settings,
+    pub loops: Loops,
     link: link::Link,
     caller: call::Caller,
 }
@@ -90,15 +91,24 @@ impl World {
         let link = link::local(peer.server(call::Callee::new(keyring, clock.clone())));
         let caller = call::Caller::new(signer, clock);
         let stop = CancellationToken::new();
-        let service = start(&books, &stop, &settings, &link, &caller).await;
-        Self { service, peer, books, stop, settings, link, caller }
+        let loops = Loops::default();
+        let service = start(&books, &stop, &settings, &loops, &link, &caller).await;
+        Self { service, peer, books, stop, settings, loops, link, caller }
     }
 
     /// Stops the tier, and starts another on the same books.
     pub async fn restart(&mut self) {
         self.stop.cancel();
         self.stop = CancellationToken::new();
-        self.service = start(&self.books, &self.stop, &self.settings, &self.link, &self.caller).await;
+        self.loops = Loops::default();
+        let Self { books, stop, settings, loops, link, caller, .. } = self;
+        self.service = start(books, stop, settings, loops, link, caller).await;
+    }
+
+    /// Stops the tier, and starts another on books that are empty, as when they were lost or another's were named.
+    pub async fn restart_on(&mut self, books: Books) {
+        self.books = books;
+        self.restart().await;
     }
 }
 
@@ -112,10 +122,11 @@ async fn start(
     books: &Books,
     stop: &CancellationToken,
     settings: &Settings,
+    loops: &Loops,
     link: &link::Link,
     caller: &call::Caller,
 ) -> Service {
-    let environment = Environment { clock: Clock::system(), loops: Loops::default(), stop: stop.clone() };
+    let environment = Environment { clock: Clock::system(), loops: loops.clone(), stop: stop.clone() };
     yiqiu_components::start(books.open().await, environment, settings.clone(), link.clone(), caller.clone())
         .await
         .expect("the tier starts")
@@ -127,11 +138,12 @@ pub fn tenant(project: &str) -> Principal {
         role: Role::Tenant,
         owner: format!("project:{project}"),
         expires_ms: i64::MAX,
+        token: None,
     }
 }
 
 pub fn ops() -> Principal {
-    Principal { subject: "user:o".into(), role: Role::Ops, owner: String::new(), expires_ms: i64::MAX }
+    Principal { subject: "user:o".into(), role: Role::Ops, owner: String::new(), expires_ms: i64::MAX, token: None }
 }
 
 pub const MIB: i64 = 1 << 20;

@@ -338,6 +338,7 @@ impl Resources for Edge {
 
     async fn get_image(&self, request: Request<wire::GetImageRequest>) -> Result<Response<wire::Image>, Status> {
         self.answer(request, |_, _, message| match message.name_or_id.as_str() {
+            "theirs" if message.owner != "project:theirs" => Err(Problem::not_found("image", "theirs")),
             name @ ("busybox" | "busybox-id" | "empty" | "theirs") => Ok(wire::Image {
                 id: format!("{}-id", name.trim_end_matches("-id")),
                 name: name.into(),
@@ -365,7 +366,8 @@ impl Resources for Edge {
         }
         self.answer(request, |inner, _, message| {
             let events = inner.events.iter().filter(|e| e.position > message.after).cloned().collect();
-            Ok(common::EventsResponse { events, epoch: inner.epoch + 1 })
+            let head = inner.events.len() as i64;
+            Ok(common::EventsResponse { events, epoch: inner.epoch + 1, head })
         })
         .await
     }
