@@ -16,7 +16,7 @@ use yiqiu_proto::{
 };
 
 use crate::{
-    driver::{Driver, NodeId, Presence, Reading, Seen},
+    driver::{Driver, NodeId, Presence, Seen},
     images::Images,
     journal::{Journal, Kept, Write},
     meter::Meter,
@@ -72,7 +72,12 @@ pub(crate) struct Node {
     pub(crate) stale: bool,
     /// Moves with each turn of a task, so that a look which a turn overtook is dropped.
     pub(crate) turn: u64,
+    /// Actions in a row that did not work.
     pub(crate) attempts: u32,
+    /// Looks in a row that the driver did not answer.
+    pub(crate) unanswered: u32,
+    /// Why what is seen may not be true any more; empty while the driver answers.
+    pub(crate) unverified: String,
     shown: Option<NodeReport>,
 }
 
@@ -80,6 +85,19 @@ impl Node {
     /// The type it is assigned as.
     pub(crate) fn node_type(&self) -> Option<NodeType> {
         self.record.assignment.as_ref().and_then(|a| NodeType::try_from(a.node_type()).ok())
+    }
+
+    /// The driver answered: this is so.
+    pub(crate) fn verified(&mut self, seen: Seen) {
+        self.seen = Some(seen);
+        self.unanswered = 0;
+        self.unverified.clear();
+    }
+
+    /// Begins to count a boot.
+    pub(crate) fn begin_meter(&mut self, meter: Meter) {
+        self.readings += 1;
+        self.meter = Some(meter);
     }
 }
 
@@ -191,10 +209,12 @@ impl Host {
                 Some(node) => {
                     node.record.assign(assignment, epoch);
                     node.attempts = 0;
+                    // A new wish is decided on what is true now, not on what was seen last.
+                    node.stale |= node.record.fresh();
                 }
                 None => {
                     let seen = state.orphans.remove(&id).map(|(_, seen)| seen);
-                    let node = Node { record: Record::of(assignment, epoch), seen, ..Node::default() };
+                    let node = Node { record: Record::of(assignment, epoch), seen, stale: true, ..Node::default() };
                     state.nodes.insert(id, node);
                 }
             }
@@ -211,7 +231,8 @@ impl Host {
         let mut all = self.state();
         let all = &mut *all;
         let Some(node) = all.nodes.get_mut(&id) else { return };
-        let report = self.report(id, &node.record, state, detail, seen);
+        let detail: Vec<&str> = [detail, &node.unverified].into_iter().filter(|d| !d.is_empty()).collect();
+        let report = self.report(id, &node.record, state, &detail.join("; "), seen);
         if let Some(shown) = &node.shown {
             let at_ms = report.at_ms;
             if *shown == (NodeReport { at_ms: shown.at_ms, ..report.clone() }) {
@@ -384,7 +405,9 @@ impl Host {
             let state = &mut *state;
             let mut writes = Vec::new();
             for (id, node) in &mut state.nodes {
-                if let Some(meter) = &mut node.meter
+                // Until a start is decided its boot may be another attempt's: it has no samples yet.
+                if node.record.intent.is_none()
+                    && let Some(meter) = &mut node.meter
                     && let Some(sample) = meter.next_sample()
                 {
                     state.pending.insert((*id, sample.boot), sample);
@@ -445,17 +468,6 @@ impl Host {
             tracing::error!(node = %id, error, "the last usage of a boot cannot be kept");
         }
         self.outgoing.notify_one();
-    }
-
-    /// Begins to count boot `boot`.
-    pub(crate) fn begin_meter(&self, id: NodeId, boot: i64, baseline: &Reading) -> Option<Meter> {
-        let now = self.clock.now();
-        self.with(id, |n| {
-            let meter = Meter::begin(id, boot, baseline, now);
-            n.readings += 1;
-            n.meter = Some(meter.clone());
-            meter
-        })
     }
 }
 

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::{
     sync::mpsc,
-    time::{Instant, MissedTickBehavior},
+    time::{Instant, MissedTickBehavior, timeout},
 };
 use yiqiu_proto::{agent::DriverStatus, common};
 
@@ -12,6 +12,9 @@ use crate::{
     driver::{Change, Driver, NodeId, Seen, Status},
     host::Host,
 };
+
+/// How long a listing may take before what was seen counts as not verified.
+const LIST_WITHIN: Duration = Duration::from_secs(5);
 
 /// What a driver says of itself, for the server.
 pub(crate) fn driver_status(driver: &dyn Driver, status: Status) -> DriverStatus {
@@ -85,9 +88,24 @@ impl Host {
             let mine = state.nodes.iter().filter(|(_, n)| n.node_type() == Some(driver.node_type()));
             mine.map(|(id, n)| (*id, n.turn)).collect()
         };
-        let listed = driver.list().await;
+        let listed = {
+            let mut listing = driver.list();
+            match timeout(LIST_WITHIN, &mut listing).await {
+                Ok(listed) => listed,
+                Err(_) => {
+                    self.unverified(
+                        &turns,
+                        &format!("the {} driver has not answered for {LIST_WITHIN:?}", driver.name()),
+                    );
+                    listing.await
+                }
+            }
+        };
+        if let Err(error) = &listed {
+            self.unverified(&turns, error.detail()); // at once: a driver that hangs may take long for its status
+        }
         self.driver_status(driver_status(driver, driver.status().await));
-        let Ok(listed) = listed else { return }; // nothing is known anew; the status says why
+        let Ok(listed) = listed else { return }; // nothing is known anew
         let mut listed: HashMap<NodeId, Seen> = listed.into_iter().collect();
         for (id, turn) in turns {
             self.saw(id, turn, listed.remove(&id).unwrap_or_default());
@@ -108,15 +126,31 @@ impl Host {
         }
     }
 
+    /// Nothing is known anew of these: what was seen of them is shown as that. Their tasks say so.
+    fn unverified(self: &Arc<Self>, nodes: &[(NodeId, u64)], why: &str) {
+        for &(id, _) in nodes {
+            let changed = self.with(id, |node| {
+                let new = node.seen.is_some() && node.unverified.is_empty();
+                if new {
+                    node.unverified = format!("not verified: {why}");
+                }
+                new
+            });
+            if changed == Some(true) {
+                self.wake(id);
+            }
+        }
+    }
+
     /// Takes over what was seen since turn `turn`. Where a task was at the node meanwhile, it is told to look itself.
     fn saw(self: &Arc<Self>, id: NodeId, turn: u64, seen: Seen) {
         let changed = self.with(id, |node| {
+            let changed = node.seen.as_ref() != Some(&seen) || !node.unverified.is_empty() || node.unanswered > 0;
             if node.busy || node.turn != turn {
-                node.stale |= node.seen.as_ref() != Some(&seen);
+                node.stale |= changed;
                 return node.stale;
             }
-            let changed = node.seen.as_ref() != Some(&seen);
-            node.seen = Some(seen);
+            node.verified(seen);
             changed
         });
         if changed == Some(true) {

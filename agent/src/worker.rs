@@ -11,12 +11,13 @@ use crate::{
     host::Host,
     journal::Write,
     lifecycle::{Action, Step, next},
+    meter::Meter,
     record::Record,
 };
 
 /// How often preparing or starting is tried before the node is shown as failed.
 const ATTEMPTS: u32 = 8;
-/// The same while what the driver drives does not answer: about a minute.
+/// The same while what it needs, such as the server that has its image, does not answer: about a minute.
 const ATTEMPTS_UNAVAILABLE: u32 = 12;
 const PAUSE_LEAST: Duration = Duration::from_millis(100);
 const PAUSE_MOST: Duration = Duration::from_secs(10);
@@ -105,7 +106,7 @@ impl Host {
             Some(seen) => seen,
             None => match driver.inspect(id).await {
                 Ok(seen) => self.see(id, seen),
-                Err(error) => return Some(self.cannot(id, &*driver, None, &error).await),
+                Err(error) => return Some(self.cannot_see(id, &error).await),
             },
         };
         self.settle_run(id, &*driver, &seen).await;
@@ -131,7 +132,7 @@ impl Host {
 
     /// Keeps what a driver saw.
     fn see(&self, id: NodeId, seen: Seen) -> Seen {
-        self.with(id, |n| n.seen = Some(seen.clone()));
+        self.with(id, |n| n.verified(seen.clone()));
         seen
     }
 
@@ -154,9 +155,15 @@ impl Host {
         if seen.presence == Presence::Running && self.with(id, |n| n.meter.is_none()) == Some(true) {
             // Something else started it, or the journal that counted it was lost: a boot of its own from here on.
             let baseline = driver.usage(id).await.unwrap_or_default();
-            let boot = self.with(id, |n| n.record.boot + 1).unwrap_or(1);
-            self.begin_meter(id, boot, &baseline);
-            let _ = self.record(id, |record| record.boot = boot).await;
+            // The boot is taken on disk before anything is counted under it, so that it is never taken twice.
+            let mut boot = 0;
+            let taken = self.record(id, |record| {
+                record.boot += 1;
+                boot = record.boot;
+            });
+            if let Some(Ok(())) = taken.await {
+                self.with(id, |n| n.begin_meter(Meter::begin(id, boot, &baseline, self.clock.now())));
+            }
         } else if seen.presence != Presence::Running && metering && self.with(id, |n| n.meter.is_some()) == Some(true) {
             self.end_meter(id, driver).await;
         }
@@ -227,7 +234,7 @@ impl Host {
             }
             Err(error) => {
                 tracing::warn!(node = %id, request_id, generation, ?action, ms, %error, "did not work");
-                self.cannot(id, &**driver, Some(action), &error).await
+                self.cannot(id, &**driver, action, &error).await
             }
         }
     }
@@ -274,8 +281,6 @@ impl Host {
         // A node that never ran has counted nothing; the files of one that did are read in microseconds.
         let baseline =
             if run_before.is_empty() { Reading::default() } else { driver.usage(id).await.unwrap_or_default() };
-        let boot = record.boot + 1;
-        let meter = self.begin_meter(id, boot, &baseline);
         let generation = record.generation();
         let written = {
             let mut state = self.state();
@@ -284,9 +289,9 @@ impl Host {
             if let Some(intent) = &mut node.record.intent {
                 intent.generation = generation; // an assignment that came since is the next turn's
             }
-            let mut writes = vec![Write::Node(id, Box::new(node.record.clone()))];
-            writes.extend(meter.map(|m| Write::Meter(id, Box::new(m))));
-            self.journal.submit(writes)
+            let meter = Meter::begin(id, node.record.boot + 1, &baseline, self.clock.now());
+            node.begin_meter(meter.clone());
+            self.journal.submit(vec![Write::Node(id, Box::new(node.record.clone())), Write::Meter(id, Box::new(meter))])
         };
         if let Err(error) = self.kept(Some(written.done().await)) {
             self.with(id, |n| n.record.intent = None);
@@ -348,11 +353,47 @@ impl Host {
         Ok(())
     }
 
+    /// The driver does not say what there is. A wish waits for that: it is neither carried out nor given up on what was
+    /// seen before.
+    async fn cannot_see(&self, id: NodeId, error: &DriverError) -> After {
+        let detail = error.detail();
+        let Some((later, waits, known)) = self.with(id, |n| {
+            n.unanswered += 1;
+            n.stale = true;
+            if n.seen.is_some() {
+                n.unverified = format!("not verified: {detail}");
+            }
+            (pause(n.unanswered - 1), n.record.fresh() && !n.record.removed(), n.seen.clone())
+        }) else {
+            return After::Gone;
+        };
+        match known {
+            Some(seen) => {
+                if let Some((state, detail)) = self.with(id, |n| n.record.observe(&seen)) {
+                    self.show(id, state, &detail, &seen);
+                }
+            }
+            None if waits && matches!(error, DriverError::Refused(_)) => {
+                let _ = self.record(id, |r| r.failed(detail)).await;
+                self.with(id, |n| {
+                    n.seen = Some(Seen::default()); // nothing of ours can be there
+                    n.stale = false;
+                });
+                return After::Look;
+            }
+            None if waits => self.show(id, NodeState::Preparing, detail, &Seen::default()),
+            None => {} // what is true of a node that waits for nothing is not known
+        }
+        After::Later(later)
+    }
+
     /// Something did not work: shows it, and tries again later or calls it failed.
-    async fn cannot(&self, id: NodeId, driver: &dyn Driver, action: Option<Action>, error: &DriverError) -> After {
-        let Some((attempts, fresh, removed)) = self.with(id, |n| {
+    async fn cannot(&self, id: NodeId, driver: &dyn Driver, action: Action, error: &DriverError) -> After {
+        let Some(attempts) = self.with(id, |n| {
             n.attempts += 1;
-            (n.attempts, n.record.fresh(), n.record.removed())
+            // Whether it is the driver that is away, the next look tells.
+            n.stale |= matches!(error, DriverError::Unavailable(_));
+            n.attempts
         }) else {
             return After::Gone;
         };
@@ -363,20 +404,18 @@ impl Host {
         };
         let detail = error.detail();
         let state = match action {
-            Some(Action::Prepare) => NodeState::Preparing,
-            Some(Action::Start) => NodeState::Starting,
-            Some(Action::Stop) => NodeState::Stopping,
-            Some(Action::Remove) => NodeState::Removing,
-            // Only the driver does not answer: what is true of a node that waits for nothing is not known.
-            None if fresh && !removed => NodeState::Preparing,
-            Some(Action::Carry | Action::Settle | Action::Refuse) | None => return After::Later(pause(attempts)),
+            Action::Prepare => NodeState::Preparing,
+            Action::Start => NodeState::Starting,
+            Action::Stop => NodeState::Stopping,
+            Action::Remove => NodeState::Removing,
+            Action::Carry | Action::Settle | Action::Refuse => return After::Later(pause(attempts)),
         };
         let makes = matches!(state, NodeState::Preparing | NodeState::Starting);
         if !(for_good && makes) {
             self.show(id, state, detail, &Seen::default());
             return After::Later(pause(attempts));
         }
-        if action == Some(Action::Start) {
+        if action == Action::Start {
             // Did it start all the same? Only if it surely did not is it called failed.
             match driver.inspect(id).await {
                 Ok(seen) => {
@@ -393,8 +432,6 @@ impl Host {
             }
         }
         let _ = self.record(id, |r| r.failed(detail)).await;
-        // Where the driver never answered nothing is known; what is there shows when it does.
-        self.with(id, |n| _ = n.seen.get_or_insert_default());
         After::Look
     }
 }

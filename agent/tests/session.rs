@@ -14,8 +14,8 @@ use yiqiu_agent::{
 };
 use yiqiu_base::{Clock, NodeState, NodeType, Power, Size};
 use yiqiu_proto::{
-    agent::{Assignment, FullSet, server_message::Message},
-    common::NodeSpec,
+    agent::{Assignment, FullSet, NodeReport, server_message::Message},
+    common::{self as words, NodeSpec},
 };
 
 struct Agent {
@@ -192,6 +192,58 @@ async fn usage_is_sent_again_until_it_is_acknowledged() {
     until("the last sample of the boot", || server.last_sample(node).is_some()).await;
     let sample = server.last_sample(node).unwrap();
     assert!(sample.cpu_ns > 0 && sample.memory_byte_ms > 0 && sample.boot == 1, "{sample:?}");
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn a_wish_waits_for_a_driver_that_does_not_answer_and_is_decided_on_what_is_true_then() {
+    let (server, hardware, node, new) = (Server::new(), hardware(), NodeId::new(), NodeId::new());
+    let agent = Agent::on(&hardware, &server).await;
+    until("hello", || !server.get().hellos.is_empty()).await;
+    server.assign(&on(node, 1, 1));
+    server.state(node, NodeState::Running).await;
+
+    hardware.answers(false);
+    let report = server.report(node, Duration::from_secs(3), |r| r.detail.starts_with("not verified: ")).await;
+    assert_eq!((report.state(), report.generation), (words::NodeState::Running, 1));
+    hardware.kill(node);
+    server.assign(&on(node, 2, 2));
+    server.assign(&on(new, 1, 1));
+    server.report(new, Duration::from_secs(3), |r| r.detail.contains("does not answer")).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let id = node.to_string();
+    let carried = server.get().reports.iter().filter(|r| r.node_id == id).map(|r| r.generation).max();
+    assert_eq!((hardware.running_and_starts(), carried), ((0, 1), Some(1)), "nothing is decided on what was seen last");
+
+    hardware.answers(true);
+    for (node, generation) in [(node, 2), (new, 1)] {
+        let within = Duration::from_secs(3);
+        let report = server.report(node, within, |r| r.generation == generation && r.detail.is_empty()).await;
+        assert_eq!((report.state(), report.boot), (words::NodeState::Running, generation));
+    }
+    assert_eq!(hardware.running_and_starts().0, 2);
+
+    // Verified again without a wish, too.
+    hardware.answers(false);
+    server.report(node, Duration::from_secs(3), |r| !r.detail.is_empty()).await;
+    hardware.answers(true);
+    server.report(node, Duration::from_secs(3), |r| r.detail.is_empty()).await;
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn a_start_that_is_not_decided_has_no_samples() {
+    let behaviour = Behaviour { start_ms: (700, 700), start_fails_permille: 1000, ..Behaviour::default() };
+    let (server, hardware, node) = (Server::new(), SimHost::new(3, Arc::new(behaviour)), NodeId::new());
+    let agent = Agent::on(&hardware, &server).await;
+    until("hello", || !server.get().hellos.is_empty()).await;
+    for generation in [1, 2] {
+        server.assign(&on(node, generation, generation));
+        let failed = |r: &NodeReport| r.generation == generation && r.state() == words::NodeState::Failed;
+        server.report(node, Duration::from_secs(5), failed).await;
+    }
+    // Its boot's number is the next attempt's: had it samples, theirs would be counted for those of a boot that ran.
+    assert!(server.last_sample(node).is_none() && server.get().blocks.is_empty(), "{:?}", server.last_sample(node));
     agent.end().await;
 }
 

@@ -58,6 +58,7 @@ struct World {
     random: StdRng,
     nodes: HashMap<NodeId, SimNode>,
     changes: Option<mpsc::UnboundedSender<Change>>,
+    away: bool,
 }
 
 struct SimNode {
@@ -96,7 +97,7 @@ impl SimNode {
 impl SimHost {
     /// A host with nothing on it. The same seed gives the same timings and faults for the same requests.
     pub fn new(seed: u64, behaviour: Arc<Behaviour>) -> Arc<Self> {
-        let world = World { random: StdRng::seed_from_u64(seed), nodes: HashMap::new(), changes: None };
+        let world = World { random: StdRng::seed_from_u64(seed), nodes: HashMap::new(), changes: None, away: false };
         Arc::new(Self { behaviour, world: Mutex::new(world) })
     }
 
@@ -115,6 +116,24 @@ impl SimHost {
             *dies = Some(Instant::now());
         }
         world.tell(node);
+    }
+
+    /// Has the driver answer from now on, or not: its nodes go on either way.
+    pub fn answers(&self, answers: bool) {
+        let mut world = self.world();
+        world.away = !answers;
+        if let Some(changes) = &world.changes {
+            let _ = changes.send(Change::All); // no agent is there to hear it
+        }
+    }
+
+    /// The world, if the driver answers.
+    fn asked(&self) -> Result<MutexGuard<'_, World>, DriverError> {
+        let world = self.world();
+        if world.away {
+            return Err(DriverError::Unavailable("the simulated host does not answer: wait".to_owned()));
+        }
+        Ok(world)
     }
 
     fn world(&self) -> MutexGuard<'_, World> {
@@ -159,15 +178,18 @@ impl Driver for SimDriver {
     }
 
     async fn status(&self) -> Status {
-        Status::ready(Size::ZERO, Size::ZERO)
+        match self.0.asked() {
+            Ok(_) => Status::ready(Size::ZERO, Size::ZERO),
+            Err(error) => Status::missing(error.detail()),
+        }
     }
 
     async fn list(&self) -> Result<Vec<(NodeId, Seen)>, DriverError> {
-        Ok(self.0.world().nodes.iter_mut().map(|(id, node)| (*id, node.seen())).collect())
+        Ok(self.0.asked()?.nodes.iter_mut().map(|(id, node)| (*id, node.seen())).collect())
     }
 
     async fn inspect(&self, node: NodeId) -> Result<Seen, DriverError> {
-        Ok(self.0.world().nodes.get_mut(&node).map(SimNode::seen).unwrap_or_default())
+        Ok(self.0.asked()?.nodes.get_mut(&node).map(SimNode::seen).unwrap_or_default())
     }
 
     async fn image_present(&self, _sha256: &str) -> Result<bool, DriverError> {
@@ -180,7 +202,7 @@ impl Driver for SimDriver {
 
     async fn create(&self, make: &Make) -> Result<(), DriverError> {
         self.0.takes(self.0.behaviour.create_ms).await;
-        let mut world = self.0.world();
+        let mut world = self.0.asked()?;
         let mut ports = make.spec.ports.clone();
         for port in &mut ports {
             if port.host_port == 0 {
@@ -203,7 +225,7 @@ impl Driver for SimDriver {
     async fn start(&self, node: NodeId) -> Result<Seen, DriverError> {
         self.0.takes(self.0.behaviour.start_ms).await;
         let behaviour = Arc::clone(&self.0.behaviour);
-        let mut world = self.0.world();
+        let mut world = self.0.asked()?;
         if world.happens(behaviour.start_fails_permille) {
             return Err(DriverError::Refused("the start failed (simulated): power it on again".to_owned()));
         }
@@ -232,11 +254,11 @@ impl Driver for SimDriver {
     }
 
     async fn stop(&self, node: NodeId, grace: Duration) -> Result<(), DriverError> {
-        let ms = self.0.world().draw(self.0.behaviour.stop_ms);
+        let ms = self.0.asked()?.draw(self.0.behaviour.stop_ms);
         if ms > 0 {
             tokio::time::sleep(Duration::from_millis(ms).min(grace.max(Duration::from_millis(1)))).await;
         }
-        if let Some(sim) = self.0.world().nodes.get_mut(&node) {
+        if let Some(sim) = self.0.asked()?.nodes.get_mut(&node) {
             sim.advance();
             if let Some((since, _)) = sim.running.take() {
                 sim.before += since.elapsed();
@@ -247,13 +269,13 @@ impl Driver for SimDriver {
     }
 
     async fn remove(&self, node: NodeId) -> Result<(), DriverError> {
-        self.0.world().nodes.remove(&node);
+        self.0.asked()?.nodes.remove(&node);
         Ok(())
     }
 
     /// Grows with the time it runs: half of its processors, three quarters of its memory, and a little traffic.
     async fn usage(&self, node: NodeId) -> Result<Reading, DriverError> {
-        let mut world = self.0.world();
+        let mut world = self.0.asked()?;
         let Some(sim) = world.nodes.get_mut(&node) else { return Ok(Reading::default()) };
         sim.advance();
         let ran = sim.before + sim.running.map_or(Duration::ZERO, |(since, _)| since.elapsed());
