@@ -55,6 +55,9 @@ pub struct Principal {
     pub owner: String,
     /// When it ends.
     pub expires_ms: Ms,
+    /// The id of the token that it was traded for; a principal of a tier has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<uuid::Uuid>,
 }
 
 /// How long a principal of a tier holds, and how long one of a user: a revoked token works at most so long.
@@ -153,6 +156,7 @@ impl Signer {
             role: Role::Service,
             owner: format!("tier:{}", self.issuer),
             expires_ms: clock.now() + LIFETIME_MS,
+            token: None,
         })
     }
 }
@@ -221,7 +225,13 @@ mod tests {
         let mut ring = Keyring::default();
         ring.trust(PROJECTS, projects.public());
         ring.trust("components", components.public());
-        let ops = Principal { subject: "user:o".into(), role: Role::Ops, owner: String::new(), expires_ms: 2_000 };
+        let ops = Principal {
+            subject: "user:o".into(),
+            role: Role::Ops,
+            owner: String::new(),
+            expires_ms: 2_000,
+            token: Some(uuid::Uuid::from_u128(1)),
+        };
 
         let good = projects.sign(&ops);
         assert_eq!(ring.verify(&good, 1_999).unwrap(), ops);
@@ -245,8 +255,13 @@ mod tests {
 
     #[test]
     fn tenants_touch_their_own_only() {
-        let tenant =
-            Principal { subject: "user:t".into(), role: Role::Tenant, owner: "project:1".into(), expires_ms: 0 };
+        let tenant = Principal {
+            subject: "user:t".into(),
+            role: Role::Tenant,
+            owner: "project:1".into(),
+            expires_ms: 0,
+            token: None,
+        };
         assert!(tenant.may_touch("project:1"));
         assert!(!tenant.may_touch("project:2"));
         assert!(!Principal { owner: String::new(), ..tenant.clone() }.may_touch(""));

@@ -51,6 +51,9 @@ impl MigrationTrait for First {
             "CREATE UNIQUE INDEX projects_name ON projects (name) WHERE deleted_ms IS NULL",
             "CREATE INDEX members_user ON members (user_id)",
             "CREATE INDEX tokens_project ON tokens (project_id)",
+            // A name is unique among the good tokens of a user only; whoever makes one holds the user's row.
+            "CREATE INDEX tokens_user_name ON tokens (user_id, name)",
+            "CREATE INDEX tokens_parent ON tokens (parent_id)",
             "CREATE INDEX segments_owner ON segments (owner)",
             "CREATE INDEX bindings_owner ON bindings (owner)",
         ] {
@@ -115,7 +118,7 @@ async fn people(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
                 .col(big_integer("created_ms"))
                 .col(big_integer("expires_ms"))
                 .col(big_integer_null("revoked_ms"))
-                .index(Index::create().unique().name("tokens_user_name").col("user_id").col("name"))
+                .col(uuid_null("parent_id"))
                 .foreign_key(ForeignKey::create().from("tokens", "user_id").to("users", "id"))
                 .foreign_key(ForeignKey::create().from("tokens", "project_id").to("projects", "id"))
                 .to_owned(),

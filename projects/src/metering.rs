@@ -63,8 +63,8 @@ impl Meter {
         let after = outbox::cursor(&self.database, self.source).await?;
         let wait_ms = u32::try_from(self.poll.as_millis()).unwrap_or(30_000).min(30_000);
         let request = self.caller.request(EventsRequest { after, limit: self.batch, wait_ms });
-        let EventsResponse { events, epoch, head: _ } = self.feed.events(request).await?;
-        self.same_history(after, epoch.cast_signed()).await?;
+        let EventsResponse { events, epoch, head } = self.feed.events(request).await?;
+        self.same_history(after, epoch.cast_signed(), head).await?;
         let events = following(self.source, after, events)?;
         let Some(last) = events.last().map(|event| event.position) else { return Ok(Next::Requeue(PAUSE)) };
         let effects = effect::effects(&events)?;
@@ -79,23 +79,30 @@ impl Meter {
         Ok(Next::Requeue(Duration::ZERO))
     }
 
-    /// Refuses to go on in another history than the one that the cursor counts in.
-    async fn same_history(&self, after: i64, epoch: i64) -> Result<(), Problem> {
+    /// Refuses to go on in another history than the one that the cursor counts in: one with another epoch, or one that
+    /// has not come as far, as a backup that was restored has not.
+    async fn same_history(&self, after: i64, epoch: i64, head: i64) -> Result<(), Problem> {
         let followed = source::source_epoch(self.database.read(), self.source).await.map_err(problem)?;
         let Some(followed) = followed else {
             let change = self.database.begin().await.map_err(problem)?;
             source::source_insert(&*change, self.source, epoch).await.map_err(problem)?;
             return change.commit().await.map_err(problem);
         };
-        if followed == epoch {
-            return Ok(());
-        }
-        let told = format!(
-            "the history of {0} was replaced: the meter followed epoch {followed} up to position {after}, and now {0} \
-             serves epoch {epoch}; metering of {0} has stopped, so that nothing is counted twice or left out",
-            self.source
-        );
-        tracing::error!(source = self.source, followed, epoch, after, "{told}");
+        let told = match (followed == epoch, after <= head) {
+            (true, true) => return Ok(()),
+            (false, _) => format!(
+                "the history of {0} was replaced: the meter followed epoch {followed} up to position {after}, and now \
+                 {0} serves epoch {epoch}; metering of {0} has stopped, so that nothing is counted twice or left out",
+                self.source
+            ),
+            (true, false) => format!(
+                "the history of {0} went back: the meter followed it up to position {after}, and now it ends at \
+                 {head}, as after a restore from a backup; metering of {0} has stopped, so that nothing is counted \
+                 twice or left out",
+                self.source
+            ),
+        };
+        tracing::error!(source = self.source, followed, epoch, after, head, "{told}");
         Err(Problem::new(Code::WrongState, told))
     }
 }

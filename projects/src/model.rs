@@ -73,7 +73,7 @@ pub struct Member {
 pub struct Token {
     /// Its id.
     pub id: TokenId,
-    /// Unique among the tokens of its user.
+    /// Unique among the good tokens of its user.
     pub name: String,
     /// Whose it is.
     pub user: UserId,
@@ -91,6 +91,8 @@ pub struct Token {
     pub expires_ms: Ms,
     /// When it was revoked.
     pub revoked_ms: Option<Ms>,
+    /// The tenant's token that it was made with: it ends with that one at the latest.
+    pub parent: Option<TokenId>,
 }
 
 /// A token as the answer to whoever made it. A repeated request finds no secret: it was shown, and is not kept.

@@ -154,7 +154,7 @@ impl Service {
             Some(id) => store::project::project_get(self.0.database.read(), &id.to_string()).await.map_err(problem)?,
             None => None,
         };
-        let Principal { subject, role, owner, expires_ms } = principal.clone();
+        let Principal { subject, role, owner, expires_ms, token: _ } = principal.clone();
         Ok(Whoami { subject, role, owner, project, expires_ms })
     }
 

@@ -99,8 +99,13 @@ mod tests {
         let keys = Keys::open_or_init(&dir).unwrap();
         let ring = keys.keyring().unwrap();
         let clock = Clock::manual(0);
-        let principal =
-            Principal { subject: "user:a".into(), role: Role::Ops, owner: String::new(), expires_ms: 1_000 };
+        let principal = Principal {
+            subject: "user:a".into(),
+            role: Role::Ops,
+            owner: String::new(),
+            expires_ms: 1_000,
+            token: None,
+        };
         assert!(ring.verify(&keys.signer(PROJECTS).unwrap().sign(&principal), 0).is_ok());
         assert!(ring.verify(&keys.signer("components").unwrap().service(&clock), 0).is_ok());
         assert!(Keys::init(&dir).is_err());

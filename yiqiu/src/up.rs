@@ -165,6 +165,7 @@ async fn join_token(resources: &yiqiu_resources::Service, name: &str) -> anyhow:
         role: principal::Role::Ops,
         owner: String::new(),
         expires_ms: i64::MAX,
+        token: None,
     };
     let request = HostRequest { name: name.to_owned(), rack: None, unit: None, node_type: None, capacity: None };
     let made = match resources.host_create(&ops, &request, None).await {

@@ -23,7 +23,7 @@ use crate::{
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TokenBody {
-    /// 1 to 63 of a-z, 0-9 and -, unique among the tokens of its user; made up if not said.
+    /// 1 to 63 of a-z, 0-9 and -, unique among the good tokens of its user; made up if not said.
     name: Option<String>,
     /// Whose it is, by name or id; your own if not said.
     user: Option<String>,
@@ -71,8 +71,19 @@ pub(super) struct TokenView {
 impl TokenView {
     fn of(token: Token, now: Ms) -> Self {
         let state = token.state(now);
-        let Token { id, name, user, user_name, role, project, project_name, created_ms, expires_ms, revoked_ms } =
-            token;
+        let Token {
+            id,
+            name,
+            user,
+            user_name,
+            role,
+            project,
+            project_name,
+            created_ms,
+            expires_ms,
+            revoked_ms,
+            parent: _,
+        } = token;
         Self {
             id,
             name,
@@ -102,8 +113,9 @@ pub(super) struct NewTokenView {
 
 /// Make a token
 ///
-/// Ops make any; a tenant makes tokens of the role tenant for itself, in its own project. The secret is shown once: who
-/// lost the answer revokes the token and makes another.
+/// Ops make any; a tenant makes tokens of the role tenant for itself, in its own project. Such a token ends with the one
+/// that it was made with at the latest, and is revoked with it. The secret is shown once: who lost the answer revokes
+/// the token and makes another.
 #[utoipa::path(post, path = "/v1/tokens", tag = "projects", request_body = TokenBody,
     params(("Idempotency-Key" = Option<String>, Header,
         description = "the same key again makes nothing new, and shows no secret")),
@@ -151,7 +163,7 @@ pub(super) async fn token_get(
 
 /// Revoke a token
 ///
-/// It may work for up to a minute more where it was used just before.
+/// And every token that was made with it. It may work for up to a minute more where it was used just before.
 #[utoipa::path(delete, path = "/v1/tokens/{token}", tag = "projects", params(("token", description = "name or id")),
     responses((status = 204), (status = "4XX", body = Problem)))]
 pub(super) async fn token_revoke(

@@ -165,8 +165,8 @@ impl Service {
         }
         for token in token::token_active_of(&*change, found.id, project.id, now).await.map_err(problem)? {
             // What ops made for itself in a project does not hang on membership.
-            if token.role == Role::Tenant && token::token_revoke(&*change, token.id, now).await.map_err(problem)? {
-                super::tokens::tell(&mut change, "token.revoked", &token, now);
+            if token.role == Role::Tenant {
+                super::tokens::revoke(&mut change, token, now).await?;
             }
         }
         let event = member_changed(project.id, &member);

@@ -15,7 +15,7 @@ use crate::{
     lifecycle::{TokenState, token_end},
     model::{NewToken, Project, Token, TokenChanged, TokenId, TokenRequest, User, owner_label},
     store::{
-        exists, keep, kept, member, project, taken,
+        exists, keep, kept, member, project,
         token::{self, Scope, Standing},
         user,
     },
@@ -53,11 +53,13 @@ impl Service {
             role: token.role,
             owner: token.project.map(owner_label).unwrap_or_default(),
             expires_ms: token.expires_ms.min(now + LIFETIME_MS),
+            token: Some(token.id.uuid()),
         }))
     }
 
-    /// A new token: any for ops; for a tenant one of its own user, in its own project, in the role tenant. The secret
-    /// is in this answer only: the same request again finds the token without it.
+    /// A new token: any for ops; for a tenant one of its own user, in its own project, in the role tenant, which ends
+    /// with the token that asks at the latest and is revoked with it. The secret is in this answer only: the same
+    /// request again finds the token without it.
     pub async fn token_create(
         &self,
         principal: &Principal,
@@ -80,7 +82,7 @@ impl Service {
     ) -> Result<Made<NewToken>, Problem> {
         let TokenRequest { name, user, role, project, ttl_ms, expires_ms } = request;
         let now = self.now();
-        let expires_ms = token_end(ttl_ms, expires_ms, now)?;
+        let asked_end = token_end(ttl_ms, expires_ms, now)?;
         let role = role.unwrap_or(match (principal.role, &project) {
             (Role::Ops, None) => Role::Ops,
             (Role::Ops | Role::Tenant | Role::Service, _) => Role::Tenant,
@@ -113,10 +115,18 @@ impl Service {
         let found = user::user_lock(&*change, &user).await.map_err(problem)?;
         let user = found.ok_or_else(|| Problem::not_found("user", &user))?;
         self.may_hold(&change, &user, role, project.as_ref()).await?;
+        let parent = match principal.role {
+            Role::Tenant => Some(asking_token(&change, principal, now).await?),
+            Role::Ops | Role::Service => None, // ops may renew what ends, and make tokens that outlive theirs
+        };
+        let expires_ms = parent.as_ref().map_or(asked_end, |parent| asked_end.min(parent.expires_ms));
         let id = TokenId::new();
         let name = match name {
             Some(name) => {
                 check_name("token", &name)?;
+                if token::token_name_taken(&*change, user.id, &name, now).await.map_err(problem)? {
+                    return Err(exists(&format!("token of user `{}` named", user.name), &name));
+                }
                 name
             }
             None => format!("token-{id}"),
@@ -132,14 +142,10 @@ impl Service {
             created_ms: now,
             expires_ms,
             revoked_ms: None,
+            parent: parent.map(|parent| parent.id),
         };
         let secret = Secret::generate(PREFIX);
-        token::token_insert(&*change, &made, &secret.hash()).await.map_err(|error| match taken(error, "", "") {
-            duplicate if duplicate.code == Code::AlreadyExists => {
-                exists(&format!("token of user `{}` named", made.user_name), &made.name)
-            }
-            other => other,
-        })?;
+        token::token_insert(&*change, &made, &secret.hash()).await.map_err(problem)?;
         keep(&change, key, made.id.to_string(), now).await?;
         tell(&mut change, "token.created", &made, now);
         change.commit().await.map_err(problem)?;
@@ -189,10 +195,14 @@ impl Service {
     /// One token by id or name: any for ops, its own for a tenant.
     pub async fn token_get(&self, principal: &Principal, text: &str) -> Result<Token, Problem> {
         let scope = self.token_scope(principal).await?;
-        let mut found = token::token_find(self.0.database.read(), scope, text).await.map_err(problem)?;
-        match (found.pop(), found.pop()) {
-            (Some(token), None) => Ok(token),
+        let now = self.now();
+        let found = token::token_find(self.0.database.read(), scope, text, now).await.map_err(problem)?;
+        let good = |token: &Token| token.state(now) == TokenState::Active;
+        let mut found = found.into_iter();
+        match (found.next(), found.next()) {
             (None, _) => Err(Problem::not_found("token", text)),
+            (Some(token), None) => Ok(token),
+            (Some(token), Some(other)) if good(&token) && !good(&other) => Ok(token),
             (Some(_), Some(_)) => Err(Problem::invalid(format!(
                 "several users have a token named `{}`: give its id",
                 yiqiu_base::name::shown(text)
@@ -211,17 +221,14 @@ impl Service {
         token::token_list(self.0.database.read(), scope, after, limit).await.map_err(problem)
     }
 
-    /// Takes a token back: any for ops, its own for a tenant. Asking again is the same as once. Principals that it was
-    /// traded for may hold on for a minute.
+    /// Takes a token back, and what was made with it: any for ops, its own for a tenant. Asking again is the same as
+    /// once. Principals that it was traded for may hold on for a minute.
     pub async fn token_revoke(&self, principal: &Principal, text: &str) -> Result<(), Problem> {
         let found = self.token_get(principal, text).await?;
         let now = self.now();
         let mut change = self.begin().await?;
-        if token::token_revoke(&*change, found.id, now).await.map_err(problem)? {
-            tell(&mut change, "token.revoked", &found, now);
-            change.commit().await.map_err(problem)?;
-        }
-        Ok(())
+        revoke(&mut change, found, now).await?;
+        change.commit().await.map_err(problem)
     }
 
     async fn token_scope(&self, principal: &Principal) -> Result<Scope, Problem> {
@@ -234,6 +241,30 @@ impl Service {
             Role::Service => Err(not_a_service(principal)),
         }
     }
+}
+
+/// The token that a tenant asks with, if it is still good; it stays so until the transaction ends.
+async fn asking_token(change: &Transaction, principal: &Principal, now: Ms) -> Result<Token, Problem> {
+    let found = match principal.token {
+        Some(id) => token::token_hold(&**change, id.into()).await.map_err(problem)?,
+        None => None,
+    };
+    found.filter(|token| token.state(now) == TokenState::Active).ok_or_else(|| {
+        Problem::new(Code::Unauthenticated, "the token that asks is expired or revoked: it makes no other")
+    })
+}
+
+/// Takes a token back, then what was made with it, and so on. Each is changed before its children are looked for: one
+/// that is being made holds its parent, and is seen after that.
+pub(super) async fn revoke(change: &mut Transaction, token: Token, now: Ms) -> Result<(), Problem> {
+    let mut left = vec![token];
+    while let Some(token) = left.pop() {
+        if token::token_revoke(&**change, token.id, now).await.map_err(problem)? {
+            tell(change, "token.revoked", &token, now);
+        }
+        left.extend(token::token_children(&**change, token.id).await.map_err(problem)?);
+    }
+    Ok(())
 }
 
 /// Adds the event of a token.

@@ -63,6 +63,7 @@ impl Service {
             created_ms: now,
             expires_ms: now + TTL_MOST_MS,
             revoked_ms: None,
+            parent: None,
         };
         token::token_insert(&*change, &made, &secret.hash()).await.map_err(|error| {
             let told = "the given first token was used before, and is expired or revoked: give another";

@@ -1,6 +1,6 @@
 //! Tokens. The hash of a secret goes in here and never comes out.
 
-use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, Value};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, Value};
 use uuid::Uuid;
 use yiqiu_base::{clock::Ms, database::sql, principal::Role};
 
@@ -19,13 +19,25 @@ struct Row {
     created_ms: i64,
     expires_ms: i64,
     revoked_ms: Option<i64>,
+    parent_id: Option<Uuid>,
 }
 
 impl TryFrom<Row> for Token {
     type Error = DbErr;
     fn try_from(row: Row) -> Result<Self, DbErr> {
-        let Row { id, name, user_id, user_name, role, project_id, project_name, created_ms, expires_ms, revoked_ms } =
-            row;
+        let Row {
+            id,
+            name,
+            user_id,
+            user_name,
+            role,
+            project_id,
+            project_name,
+            created_ms,
+            expires_ms,
+            revoked_ms,
+            parent_id,
+        } = row;
         Ok(Self {
             id: id.into(),
             name,
@@ -37,12 +49,13 @@ impl TryFrom<Row> for Token {
             created_ms,
             expires_ms,
             revoked_ms,
+            parent: parent_id.map(Into::into),
         })
     }
 }
 
 const COLUMNS: &str = "SELECT t.id, t.name, t.user_id, u.name AS user_name, t.role, t.project_id, \
-                       p.name AS project_name, t.created_ms, t.expires_ms, t.revoked_ms \
+                       p.name AS project_name, t.created_ms, t.expires_ms, t.revoked_ms, t.parent_id \
                        FROM tokens t JOIN users u ON u.id = t.user_id LEFT JOIN projects p ON p.id = t.project_id";
 
 /// Whose tokens are meant: everyone's, or those of one user for one project in the role tenant.
@@ -79,7 +92,7 @@ pub(crate) struct Standing {
 /// The token of a hash, with what stands behind it.
 pub(crate) async fn token_by_hash(connection: &impl ConnectionTrait, hash: &str) -> Result<Option<Standing>, DbErr> {
     let text = "SELECT t.id, t.name, t.user_id, u.name AS user_name, t.role, t.project_id, p.name AS project_name, \
-                t.created_ms, t.expires_ms, t.revoked_ms, u.ops, (m.user_id IS NOT NULL) AS member, \
+                t.created_ms, t.expires_ms, t.revoked_ms, t.parent_id, u.ops, (m.user_id IS NOT NULL) AS member, \
                 (p.id IS NOT NULL AND p.deleted_ms IS NULL) AS living \
                 FROM tokens t JOIN users u ON u.id = t.user_id LEFT JOIN projects p ON p.id = t.project_id \
                 LEFT JOIN members m ON m.project_id = t.project_id AND m.user_id = t.user_id WHERE t.hash = ?";
@@ -93,16 +106,49 @@ pub(crate) async fn token_by_hash(connection: &impl ConnectionTrait, hash: &str)
     }))
 }
 
-/// Those of a scope by name or id: names are unique for one user only.
+/// Two at most of a scope by name or id, good ones first: names are unique for one user only, and of several that bore
+/// a name one after another the newest is meant.
 pub(crate) async fn token_find(
     connection: &impl ConnectionTrait,
     scope: Scope,
     text: &str,
+    now: Ms,
 ) -> Result<Vec<Token>, DbErr> {
     let (condition, mut values) = scope.condition();
     values.extend(name_or_id(text));
-    let text = format!("{COLUMNS} WHERE {condition} AND (t.name = ? OR t.id = ?) ORDER BY t.id LIMIT 2");
+    values.push(now.into());
+    let text = format!(
+        "{COLUMNS} WHERE {condition} AND (t.name = ? AND NOT EXISTS (SELECT 1 FROM tokens later \
+         WHERE later.user_id = t.user_id AND later.name = t.name AND later.id > t.id) OR t.id = ?) \
+         ORDER BY CASE WHEN t.revoked_ms IS NULL AND t.expires_ms > ? THEN 0 ELSE 1 END, t.id LIMIT 2"
+    );
     all(connection, &text, values).await
+}
+
+/// Whether a user has a good one of this name. To be asked while the user's row is held.
+pub(crate) async fn token_name_taken(
+    connection: &impl ConnectionTrait,
+    user: UserId,
+    name: &str,
+    now: Ms,
+) -> Result<bool, DbErr> {
+    let text =
+        "SELECT COUNT(*) AS n FROM tokens WHERE user_id = ? AND name = ? AND revoked_ms IS NULL AND expires_ms > ?";
+    let values = [user.uuid().into(), name.into(), now.into()];
+    Ok(count(connection, sql(connection.get_database_backend(), text, values)).await? > 0)
+}
+
+/// One by id, held against being revoked until the transaction ends.
+pub(crate) async fn token_hold(connection: &impl ConnectionTrait, id: TokenId) -> Result<Option<Token>, DbErr> {
+    let held = if connection.get_database_backend() == DbBackend::Postgres { " FOR SHARE OF t" } else { "" };
+    let found = all(connection, &format!("{COLUMNS} WHERE t.id = ?{held}"), vec![id.uuid().into()]).await?;
+    Ok(found.into_iter().next())
+}
+
+/// Those that were made with one, and are not revoked.
+pub(crate) async fn token_children(connection: &impl ConnectionTrait, id: TokenId) -> Result<Vec<Token>, DbErr> {
+    let text = format!("{COLUMNS} WHERE t.parent_id = ? AND t.revoked_ms IS NULL ORDER BY t.id");
+    all(connection, &text, vec![id.uuid().into()]).await
 }
 
 /// Those of a scope, oldest first, after an id.
@@ -135,14 +181,25 @@ async fn all(connection: &impl ConnectionTrait, text: &str, values: Vec<Value>) 
     Row::find_by_statement(statement).all(connection).await?.into_iter().map(TryInto::try_into).collect()
 }
 
-/// A new one; a hash, or a name of the same user, that is there already fails.
+/// A new one; a hash that is there already fails.
 pub(crate) async fn token_insert(connection: &impl ConnectionTrait, token: &Token, hash: &str) -> Result<(), DbErr> {
-    let Token { id, name, user, user_name: _, role, project, project_name: _, created_ms, expires_ms, revoked_ms } =
-        token;
+    let Token {
+        id,
+        name,
+        user,
+        user_name: _,
+        role,
+        project,
+        project_name: _,
+        created_ms,
+        expires_ms,
+        revoked_ms,
+        parent,
+    } = token;
     let statement = sql(
         connection.get_database_backend(),
-        "INSERT INTO tokens (id, hash, name, user_id, role, project_id, created_ms, expires_ms, revoked_ms) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO tokens (id, hash, name, user_id, role, project_id, created_ms, expires_ms, revoked_ms, parent_id) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [
             id.uuid().into(),
             hash.into(),
@@ -153,6 +210,7 @@ pub(crate) async fn token_insert(connection: &impl ConnectionTrait, token: &Toke
             (*created_ms).into(),
             (*expires_ms).into(),
             (*revoked_ms).into(),
+            parent.map(TokenId::uuid).into(),
         ],
     );
     connection.execute_raw(statement).await.map(|_| ())

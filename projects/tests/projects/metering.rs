@@ -14,6 +14,7 @@ on_both!(
     attribution_does_not_depend_on_the_order_of_arrival,
     what_is_served_again_counts_once,
     a_replaced_history_stops_the_meter,
+    a_history_that_went_back_stops_the_meter,
     a_gap_and_nonsense_stop_the_meter,
     a_period_may_be_split_anywhere,
     an_end_at_any_commit_loses_and_doubles_nothing,
@@ -149,6 +150,20 @@ async fn a_replaced_history_stops_the_meter(place: Place) {
     world.metered().await;
     world.advance(100);
     assert_eq!(report(&world, "").await["totals"]["on_ms"], json!(10));
+}
+
+async fn a_history_that_went_back_stops_the_meter(place: Place) {
+    let world = World::new(place).await;
+    let (shop, _) = world.tenant("alice", "shop").await;
+    let owner = format!("project:{shop}");
+    world.resources.opened(line(1), &owner, Power::On, START);
+    world.resources.opened(line(2), &owner, Power::On, START);
+    world.metered().await;
+    world.resources.go_back(1);
+    let error = world.error_of("projects.meter.resources", "went back").await;
+    assert!(error.contains("position 2") && error.contains("ends at 1"), "{error}");
+    assert_eq!(outbox::cursor(&world.database, "resources").await.unwrap(), 2);
+    assert_eq!(report(&world, "").await["totals"]["on_ms"], json!(0));
 }
 
 async fn a_gap_and_nonsense_stop_the_meter(place: Place) {

@@ -53,6 +53,11 @@ impl Peer {
         self.0.events.lock().unwrap().len() as i64
     }
 
+    /// Forgets what came after a position, as a restored backup has.
+    pub(crate) fn go_back(&self, position: usize) {
+        self.0.events.lock().unwrap().truncate(position);
+    }
+
     pub(crate) fn set_epoch(&self, epoch: u64) {
         self.0.epoch.store(epoch, Ordering::SeqCst);
     }
@@ -150,9 +155,9 @@ impl Peer {
     fn answer(&self, asked: &EventsRequest) -> EventsResponse {
         let after = (asked.after - self.0.again.load(Ordering::SeqCst)).max(0);
         let most = asked.limit as usize + (asked.after - after).max(0) as usize;
-        let events = self.0.events.lock().unwrap();
-        let events = events.iter().skip(after as usize).take(most).cloned().collect();
-        EventsResponse { events, epoch: self.0.epoch.load(Ordering::SeqCst) }
+        let served = self.0.events.lock().unwrap();
+        let events = served.iter().skip(after as usize).take(most).cloned().collect();
+        EventsResponse { events, epoch: self.0.epoch.load(Ordering::SeqCst), head: served.len() as i64 }
     }
 }
 

@@ -181,7 +181,7 @@ async fn events_tell_what_happened(place: Place) {
     let (_, secret) = world.tenant("alice", "shop").await;
     world.root("DELETE", "/v1/projects/shop/members/alice", None).await;
     let events = world.root("GET", "/v1/events/projects", None).await;
-    let kinds: Vec<_> = events.as_array().unwrap().iter().map(|e| e["kind"].as_str().unwrap()).collect();
+    let kinds: Vec<_> = events["items"].as_array().unwrap().iter().map(|e| e["kind"].as_str().unwrap()).collect();
     assert_eq!(
         kinds,
         [

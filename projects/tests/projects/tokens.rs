@@ -16,6 +16,8 @@ on_both!(
     a_token_is_traded_for_a_principal,
     tokens_end,
     a_tenant_minds_its_own_tokens,
+    a_tenants_token_ends_with_the_one_it_was_made_with,
+    a_name_is_free_again_when_its_token_ended,
     the_first_token,
     tiers_trade_tokens_by_rpc,
     secrets_are_never_shown_again,
@@ -95,6 +97,67 @@ async fn a_tenant_minds_its_own_tokens(place: Place) {
     assert_eq!(world.ask(&alice, "DELETE", "/v1/tokens/ci", None).await.0, 204);
     let revoked = world.service.authenticate(&Secret::from_text(ci)).await;
     assert_eq!(revoked.unwrap_err().code, Code::Unauthenticated);
+}
+
+async fn a_tenants_token_ends_with_the_one_it_was_made_with(place: Place) {
+    let world = World::new(place).await;
+    world.tenant("alice", "shop").await;
+    let body = json!({"user": "alice", "project": "shop", "ttl_ms": 600_000, "name": "short"});
+    let made = world.root("POST", "/v1/tokens", Some(body)).await;
+    let short = made["secret"].as_str().unwrap();
+    let year = 365 * 86_400_000_i64;
+    for body in [json!({"name": "a", "ttl_ms": year}), json!({"name": "b"}), json!({"name": "c", "ttl_ms": 600_001})] {
+        let (status, child) = world.ask(short, "POST", "/v1/tokens", Some(body)).await;
+        assert_eq!((status, &child["expires_ms"]), (201, &json!(START + 600_000)), "{child}");
+    }
+    let (_, child) = world.ask(short, "POST", "/v1/tokens", Some(json!({"name": "d", "ttl_ms": 5_000}))).await;
+    assert_eq!(child["expires_ms"], json!(START + 5_000), "a shorter one stays so");
+    let (_, child) = world.ask(short, "POST", "/v1/tokens", Some(json!({"name": "child"}))).await;
+    let child = child["secret"].as_str().unwrap().to_owned();
+    let (_, grandchild) = world.ask(&child, "POST", "/v1/tokens", Some(json!({"name": "grandchild"}))).await;
+    assert_eq!(grandchild["expires_ms"], json!(START + 600_000));
+    // What ops make outlives the token that they ask with: it is how a token of theirs is renewed.
+    let body = json!({"role": "ops", "ttl_ms": year, "name": "next"});
+    assert_eq!(world.root("POST", "/v1/tokens", Some(body)).await["expires_ms"], json!(START + year));
+
+    // The principal of a revoked token holds on for a minute, but makes no token any more.
+    let signed = world.service.authenticate(&Secret::from_text(child.clone())).await.unwrap();
+    world.root("DELETE", "/v1/tokens/short", None).await;
+    let (status, late) = world.ask(&signed, "POST", "/v1/tokens", Some(json!({"name": "late"}))).await;
+    assert_eq!(status, 401, "{late}");
+    for name in ["a", "b", "c", "d", "child", "grandchild"] {
+        let token = world.root("GET", &format!("/v1/tokens/{name}"), None).await;
+        assert_eq!(token["state"], json!("revoked"), "{token}");
+    }
+    for secret in [&child, grandchild["secret"].as_str().unwrap()] {
+        let refused = world.service.authenticate(&Secret::from_text(secret.to_owned())).await.unwrap_err();
+        assert_eq!(refused.code, Code::Unauthenticated);
+    }
+    let told = world.root("GET", "/v1/events/projects?limit=1000", None).await;
+    let told = told["items"].as_array().unwrap().iter().filter(|event| event["kind"] == "token.revoked").count();
+    assert_eq!(told, 7);
+}
+
+async fn a_name_is_free_again_when_its_token_ended(place: Place) {
+    let world = World::new(place).await;
+    world.tenant("alice", "shop").await;
+    world.tenant("bob", "bank").await;
+    let body = |user: &str, project: &str| json!({"user": user, "project": project, "name": "ci", "ttl_ms": 1_000});
+    let first = world.root("POST", "/v1/tokens", Some(body("alice", "shop"))).await;
+    let (status, again) = world.ask(&world.root, "POST", "/v1/tokens", Some(body("alice", "shop"))).await;
+    assert_eq!((status, &again["code"]), (409, &json!("already_exists")), "{again}");
+    world.root("DELETE", "/v1/tokens/ci", None).await;
+    let second = world.root("POST", "/v1/tokens", Some(body("alice", "shop"))).await;
+    assert_eq!(world.root("GET", "/v1/tokens/ci", None).await["id"], second["id"], "the good one");
+    world.advance(1_000);
+    assert_eq!(world.root("GET", "/v1/tokens/ci", None).await["id"], second["id"], "the newest");
+    let third = world.root("POST", "/v1/tokens", Some(body("bob", "bank"))).await;
+    assert_eq!(world.root("GET", "/v1/tokens/ci", None).await["id"], third["id"], "the good one, whosever");
+    world.root("POST", "/v1/tokens", Some(body("alice", "shop"))).await;
+    let (status, several) = world.ask(&world.root, "GET", "/v1/tokens/ci", None).await;
+    assert_eq!(status, 422, "{several}");
+    let by_id = format!("/v1/tokens/{}", first["id"].as_str().unwrap());
+    assert_eq!(world.root("GET", &by_id, None).await["state"], json!("revoked"));
 }
 
 async fn the_first_token(place: Place) {

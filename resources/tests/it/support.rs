@@ -118,7 +118,13 @@ pub(crate) fn facts(node_type: NodeType, capacity: Size) -> HostFacts {
 }
 
 pub(crate) fn ops() -> Principal {
-    Principal { subject: "user:ops".into(), role: Role::Ops, owner: "project:ops".into(), expires_ms: i64::MAX }
+    Principal {
+        subject: "user:ops".into(),
+        role: Role::Ops,
+        owner: "project:ops".into(),
+        expires_ms: i64::MAX,
+        token: None,
+    }
 }
 
 pub(crate) fn tenant(project: &str) -> Principal {
@@ -127,6 +133,7 @@ pub(crate) fn tenant(project: &str) -> Principal {
         role: Role::Tenant,
         owner: format!("project:{project}"),
         expires_ms: i64::MAX,
+        token: None,
     }
 }
 

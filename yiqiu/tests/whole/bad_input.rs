@@ -105,8 +105,13 @@ async fn credentials_that_are_not_good_are_refused() {
     as_token("a b").get("/v1/regions").await.refused(401, "unauthenticated");
 
     // A principal that someone else signed, one that a tier's key signed for more than itself, and one that expired.
-    let ops_principal =
-        |expires_ms| Principal { subject: "user:ops".into(), role: Role::Ops, owner: String::new(), expires_ms };
+    let ops_principal = |expires_ms| Principal {
+        subject: "user:ops".into(),
+        role: Role::Ops,
+        owner: String::new(),
+        expires_ms,
+        token: None,
+    };
     let (stranger, _) = Signer::generate("projects").unwrap();
     as_token(&stranger.sign(&ops_principal(i64::MAX))).get("/v1/regions").await.refused(401, "unauthenticated");
     let key = |name: &str| {
