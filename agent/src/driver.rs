@@ -158,6 +158,9 @@ pub trait Driver: Send + Sync + 'static {
     /// Takes a verified root file system tar in.
     async fn image_import(&self, sha256: &str, tar: &Path) -> Result<(), DriverError>;
 
+    /// Lets go of an image that no node needs any more. One that is still in use, or gone, is no error.
+    async fn image_remove(&self, sha256: &str) -> Result<(), DriverError>;
+
     /// Makes a node, without starting it.
     async fn create(&self, make: &Make) -> Result<(), DriverError>;
 

@@ -44,8 +44,7 @@ impl Images {
                 "`{sha256}` is not the sha256 of an image: expected 64 hex digits"
             )));
         }
-        let lock =
-            Arc::clone(self.locks.lock().unwrap_or_else(PoisonError::into_inner).entry(sha256.to_owned()).or_default());
+        let lock = self.lock(sha256);
         let _one = lock.lock().await;
         if self.known(sha256) {
             return Ok(());
@@ -65,6 +64,31 @@ impl Images {
     /// The driver lost it: look again next time.
     pub(crate) fn forget(&self, sha256: &str) {
         self.present.lock().unwrap_or_else(PoisonError::into_inner).remove(sha256);
+    }
+
+    /// Takes an image away from `driver`, with what was fetched of it, unless `needed` says that a node needs it (again).
+    pub(crate) async fn remove(
+        &self,
+        driver: &dyn Driver,
+        sha256: &str,
+        needed: impl FnOnce() -> bool,
+    ) -> Result<(), DriverError> {
+        let lock = self.lock(sha256);
+        let _one = lock.lock().await;
+        self.forget(sha256); // before it is asked: who needs it from here on looks for it, and waits for the lock
+        if needed() {
+            return Ok(());
+        }
+        for kind in ["tar", "part"] {
+            let _ = tokio::fs::remove_file(self.dir.join(format!("{sha256}.{kind}"))).await; // mostly not there
+        }
+        driver.image_remove(sha256).await?;
+        self.locks.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, lock| Arc::strong_count(lock) > 1);
+        Ok(())
+    }
+
+    fn lock(&self, sha256: &str) -> Arc<tokio::sync::Mutex<()>> {
+        Arc::clone(self.locks.lock().unwrap_or_else(PoisonError::into_inner).entry(sha256.to_owned()).or_default())
     }
 
     fn known(&self, sha256: &str) -> bool {

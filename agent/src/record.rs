@@ -94,6 +94,11 @@ impl Record {
         self.assignment.as_ref().map_or(0, |a| a.generation)
     }
 
+    /// The image that it is made from; empty without one.
+    pub fn image_sha256(&self) -> &str {
+        self.assignment.as_ref().and_then(|a| a.spec.as_ref()).map_or("", |s| &s.image_sha256)
+    }
+
     /// Whether the power wish is not carried out yet.
     pub fn fresh(&self) -> bool {
         self.generation() > self.carried

@@ -349,7 +349,15 @@ impl Host {
         self.show(id, NodeState::Removing, "", seen);
         driver.remove(id).await?;
         self.show(id, NodeState::Gone, "", &Seen::default());
+        let sha256 = self.with(id, |n| n.record.image_sha256().to_owned()).unwrap_or_default();
         self.forget(id).await;
+        let needed = || self.state().nodes.values().any(|n| n.record.image_sha256() == sha256);
+        if !sha256.is_empty() && !needed() {
+            match self.images.remove(driver, &sha256, needed).await {
+                Ok(()) => tracing::info!(sha256, "the image is not needed any more"),
+                Err(error) => tracing::warn!(sha256, %error, "an image that no node needs stays"),
+            }
+        }
         Ok(())
     }
 

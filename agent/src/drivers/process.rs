@@ -160,6 +160,10 @@ impl Driver for ProcessDriver {
         self.image_present(sha256).await.map(drop)
     }
 
+    async fn image_remove(&self, _sha256: &str) -> Result<(), DriverError> {
+        Ok(())
+    }
+
     async fn create(&self, make: &Make) -> Result<(), DriverError> {
         let Make { node, name: _, spec } = make;
         if !spec.image_id.is_empty() || !spec.image_sha256.is_empty() {

@@ -200,6 +200,10 @@ impl Driver for SimDriver {
         Ok(())
     }
 
+    async fn image_remove(&self, _sha256: &str) -> Result<(), DriverError> {
+        Ok(())
+    }
+
     async fn create(&self, make: &Make) -> Result<(), DriverError> {
         self.0.takes(self.0.behaviour.create_ms).await;
         let mut world = self.0.asked()?;

@@ -19,7 +19,8 @@ use bollard::{
     models::{ContainerInspectResponse, ContainerStatsResponse},
     query_parameters::{
         CreateContainerOptions, CreateImageOptions, EventsOptions, InspectContainerOptions, ListContainersOptions,
-        RemoveContainerOptions, StartContainerOptions, StatsOptions, StopContainerOptions, TagImageOptions,
+        RemoveContainerOptions, RemoveImageOptions, StartContainerOptions, StatsOptions, StopContainerOptions,
+        TagImageOptions,
     },
 };
 use futures::StreamExt;
@@ -202,6 +203,16 @@ impl Driver for ContainerDriver {
             tagged.map_err(|error| self.engine.error(doing, error))?;
         }
         Ok(())
+    }
+
+    async fn image_remove(&self, sha256: &str) -> Result<(), DriverError> {
+        let engine = self.engine.get().await?;
+        match engine.docker.remove_image(&image_name(sha256), None::<RemoveImageOptions>, None).await {
+            Ok(_) => Ok(()),
+            // Gone already, or another host of this engine uses it: that one removes it in its time.
+            Err(error) if is_status(&error, 404) || is_status(&error, 409) => Ok(()),
+            Err(error) => Err(self.engine.error("the image cannot be removed", error)),
+        }
     }
 
     async fn create(&self, make: &Make) -> Result<(), DriverError> {
