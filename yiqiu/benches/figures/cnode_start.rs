@@ -1,9 +1,9 @@
 //! From a request to a running container, beside what Docker alone takes.
 //!
-//! From just before `POST /v1/rcontracts` is sent until a long poll of the tier's events tells that the node's segment
-//! is metered as on, which is when the node reads `running`. Beside it the Docker API's own create and start of the
-//! same container (image, limits, ports, command: the configuration of a node's container, as Docker tells it), pair by
-//! pair in turn, on a host that has the image.
+//! From just before a tenant's `POST /v1/rcontracts` is sent until a long poll of the tier's events answers that the
+//! node is `running`. Beside it the Docker API's own create and start of the same container (image, limits, ports,
+//! command: the configuration of a node's container, as Docker tells it), pair by pair in turn, on a host that has the
+//! image.
 
 use std::time::Instant;
 
@@ -103,11 +103,10 @@ async fn placed(platform: &Platform) -> anyhow::Result<String> {
 /// Starts containers through the platform, one at a time.
 struct Ours {
     tenant: Api,
-    ops: Api,
     asking: Connection,
     listening: Connection,
-    /// The newest event seen.
-    position: i64,
+    /// Up to where events were read.
+    position: String,
     host: String,
     image: String,
     number: usize,
@@ -116,32 +115,31 @@ struct Ours {
 impl Ours {
     async fn new(platform: &Platform, tenant: Api, host: &str, image: &str) -> anyhow::Result<Self> {
         let (asking, listening) = (Connection::open(&tenant.address).await?, Connection::open(&tenant.address).await?);
-        let mut position = 0;
-        while let Some(last) = platform
-            .ops
-            .get(&format!("/v1/events/resources?after={position}&limit=1000"))
-            .await?
-            .as_array()
-            .and_then(|e| e.last())
-        {
-            position = last["position"].as_i64().context("an event's position")?;
+        let next = |page: &Value| text(page, "next");
+        let mut position = "0".to_owned();
+        loop {
+            let page = platform.ops.get(&format!("/v1/events/resources?after={position}&limit=1000")).await?;
+            let after = next(&page)?;
+            if after == position {
+                break;
+            }
+            position = after;
         }
-        let ops = platform.ops.clone();
-        Ok(Self { tenant, ops, asking, listening, position, host: host.to_owned(), image: image.to_owned(), number: 0 })
+        Ok(Self { tenant, asking, listening, position, host: host.to_owned(), image: image.to_owned(), number: 0 })
     }
 
     /// One start: milliseconds until it runs, and the node's id.
     async fn start(&mut self) -> anyhow::Result<(f64, String)> {
         self.number += 1;
-        let line = uuid::Uuid::now_v7().to_string();
-        let new = json!({ "name": self.name(), "lines": [{ "id": line, "name": "web", "host": self.host,
+        let new = json!({ "name": self.name(), "lines": [{ "name": "web", "host": self.host,
             "image": self.image, "command": ["/bin/serve"], "ports": [{ "node_port": 8080 }],
             "size": { "cpu_millicores": 100, "memory_bytes": 64 << 20 } }] });
         let from = Instant::now();
         let made = self.tenant.call_over(&mut self.asking, "POST", "/v1/rcontracts", Some(&new)).await?;
-        self.until(|e| e["kind"] == "segment.opened" && e["subject"] == *line && e["payload"]["power"] == "on").await?;
-        let took = ms(from);
         let node = text(&made["nodes"][0], "id")?;
+        self.until(|e| e["kind"] == "node.changed" && e["subject"] == *node && e["payload"]["state"] == "running")
+            .await?;
+        let took = ms(from);
         let now = self.tenant.get(&format!("/v1/nodes/{node}")).await?;
         ensure!(now["state"] == "running", "{now}");
         Ok((took, node))
@@ -163,12 +161,10 @@ impl Ours {
         let from = Instant::now();
         loop {
             let path = format!("/v1/events/resources?after={}&limit=1000&wait_ms=10000", self.position);
-            let events = self.ops.call_over(&mut self.listening, "GET", &path, None).await?;
-            for event in events.as_array().context("events")? {
-                self.position = event["position"].as_i64().context("an event's position")?;
-                if wanted(event) {
-                    return Ok(());
-                }
+            let page = self.tenant.call_over(&mut self.listening, "GET", &path, None).await?;
+            self.position = text(&page, "next")?;
+            if page["items"].as_array().context("a page of events")?.iter().any(&wanted) {
+                return Ok(());
             }
             ensure!(from.elapsed().as_secs() < 60, "what is waited for does not come");
         }
