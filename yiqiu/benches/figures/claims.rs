@@ -2,8 +2,9 @@
 //!
 //! One claim is one `POST /v1/rcontracts` of a tenant: a contract with one line on a named host, its claim, its open
 //! meter segment, its events and its idempotency key, authorised, and on disk when the answer comes. The line asks for
-//! power `off`, so that what is measured is the claim and not the start of a node; it is pushed to the host's agent all
-//! the same. Hosts are simulated, connected and online, each so large that nothing is refused. Clients are in a closed
+//! power `off`, so that what is measured is the claim and not the start of a node. It is pushed to the host's agent all
+//! the same, which makes the node and reports it twice (`preparing`, `off`): two more durable changes in the same
+//! database, not counted as claims but on their time. Hosts are simulated, connected and online, each so large that nothing is refused. Clients are in a closed
 //! loop, and share the machine with the server, its database and the agents.
 //!
 //! The server is one process with every tier in it: Projects meters each claim at the same time, on the same processors
