@@ -1,5 +1,7 @@
 //! The nouns of Components, as the service and the edges see them.
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use yiqiu_base::{
@@ -7,6 +9,8 @@ use yiqiu_base::{
     clock::Ms,
     id::{CContract, Component, Host, Line, Node, RContract},
 };
+
+use crate::scheduler::Wish;
 
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident, $noun:literal { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)* }) => {
@@ -212,6 +216,22 @@ pub struct CContractModel {
     pub detail: String,
     /// Why it could not be had.
     pub refusal: Option<Problem>,
+}
+
+impl CContractModel {
+    /// What the scheduler is asked for.
+    pub(crate) fn wish(&self) -> Wish {
+        Wish {
+            count: self.count,
+            size: self.need.size,
+            node_type: self.component_type.node_type(),
+            min_clock_mhz: self.need.min_clock_mhz,
+            region: self.region.clone(),
+            zone: self.zone.clone(),
+            spread: self.spread,
+            held: HashMap::new(),
+        }
+    }
 }
 
 /// One instance that a contract keeps: one line of its RContract.

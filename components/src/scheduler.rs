@@ -2,7 +2,9 @@
 //!
 //! A list of [`filter`]s says which hosts can take one more component, each with its reason; a [`score`] that is `Ord`
 //! says which of them is best. Components of one contract are alike, so taking the best host again and again finds
-//! room whenever there is any. What is planned here is a hint: Resources decides when the lines are claimed.
+//! room whenever there is any. Among hosts that are as good, each contract has an order of its own, so that contracts
+//! which are planned at the same time do not all go to the same host. What is planned here is a hint: Resources decides
+//! when the lines are claimed.
 
 mod explain;
 mod filter;
@@ -10,7 +12,11 @@ mod score;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::HashMap, num::NonZeroUsize};
+use std::{
+    collections::{HashMap, HashSet},
+    hash::{DefaultHasher, Hash, Hasher},
+    num::NonZeroUsize,
+};
 
 use yiqiu_base::{Id, NodeType, Size, id};
 
@@ -89,25 +95,56 @@ pub struct Wish {
     pub held: HashMap<Id<id::Host>, u32>,
 }
 
-/// Chooses a host for each component, or explains why that cannot be. `listed` is how many hosts an explanation names.
-pub fn plan<'a>(wish: &Wish, hosts: &'a [Host], listed: NonZeroUsize) -> Result<Vec<&'a Host>, Box<Explanation>> {
-    let mut ground = Ground::new(wish, hosts);
-    let chosen = ground.fill();
-    if chosen.len() == wish.count as usize {
-        return Ok(chosen.into_iter().map(|at| &hosts[at]).collect());
+/// What a plan may know beside the snapshot. It changes which hosts are chosen, never whether there is room.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Hints {
+    /// Orders hosts that are as good: the same for the same contract, different from contract to contract.
+    pub seed: u128,
+    /// What others are about to claim, where the snapshot may not show it yet.
+    pub claimed: HashMap<Id<id::Host>, Size>,
+    /// Hosts that refused this contract a moment ago, whatever the snapshot says of them.
+    pub refused: HashSet<Id<id::Host>>,
+}
+
+/// Chooses a host for each component, or `None` where there is no room. Goes around what others are about to claim as
+/// long as that leaves room: they may have claimed it already, or may not get it.
+pub fn choose<'a>(wish: &Wish, hosts: &'a [Host], hints: &Hints) -> Option<Vec<&'a Host>> {
+    let around = |hints: &Hints| {
+        let chosen = Ground::new(wish, hosts, hints).fill();
+        (chosen.len() == wish.count as usize).then(|| chosen.into_iter().map(|at| &hosts[at]).collect())
+    };
+    match around(hints) {
+        None if !hints.claimed.is_empty() => around(&Hints { claimed: HashMap::new(), ..hints.clone() }),
+        chosen => chosen,
     }
-    Err(Box::new(explain::explain(&ground, &chosen, listed)))
+}
+
+/// Explains why there is no room for a wish that [`choose`] found none for. `listed` is how many hosts it names.
+pub fn explain(wish: &Wish, hosts: &[Host], listed: NonZeroUsize) -> Explanation {
+    let hints = Hints::default();
+    let mut ground = Ground::new(wish, hosts, &hints);
+    let chosen = ground.fill();
+    explain::explain(&ground, &chosen, listed)
 }
 
 /// The hosts with what they hold as the plan goes on.
 struct Ground<'a> {
     wish: &'a Wish,
     hosts: &'a [Host],
+    hints: &'a Hints,
     free: Vec<Size>,
     /// For each host the number of its machine, rack and zone; `None` where nobody knows.
     areas: Vec<[Option<usize>; 3]>,
     /// How many components of this contract each machine, rack and zone holds.
     crowd: [Vec<u32>; 3],
+}
+
+/// A host that takes one more component.
+struct Candidate {
+    at: usize,
+    refused: bool,
+    rest: Rest,
+    turn: u64,
 }
 
 /// Where an area of this kind is in the arrays of [`Ground`].
@@ -120,7 +157,7 @@ fn kind(across: Across) -> usize {
 }
 
 impl<'a> Ground<'a> {
-    fn new(wish: &'a Wish, hosts: &'a [Host]) -> Self {
+    fn new(wish: &'a Wish, hosts: &'a [Host], hints: &'a Hints) -> Self {
         let mut numbers: [HashMap<&str, usize>; 2] = [HashMap::new(), HashMap::new()];
         let mut number = |which: usize, id: &'a str| {
             let next = numbers[which].len();
@@ -132,8 +169,9 @@ impl<'a> Ground<'a> {
             .map(|(at, host)| [Some(at), number(0, &host.rack.id), number(1, &host.zone.id)])
             .collect();
         let crowd = [vec![0; hosts.len()], vec![0; numbers[0].len()], vec![0; numbers[1].len()]];
-        let free = hosts.iter().map(|host| host.free).collect();
-        let mut ground = Self { wish, hosts, free, areas, crowd };
+        let claimed = |host: &Host| hints.claimed.get(&host.id).copied().unwrap_or(Size::ZERO);
+        let free = hosts.iter().map(|host| host.free.minus(claimed(host))).collect();
+        let mut ground = Self { wish, hosts, hints, free, areas, crowd };
         if !wish.held.is_empty() {
             for (at, host) in hosts.iter().enumerate() {
                 if let Some(held) = wish.held.get(&host.id) {
@@ -157,15 +195,11 @@ impl<'a> Ground<'a> {
         self.wish.size.plus(self.hosts[at].overhead_per_node)
     }
 
-    /// How many of this contract stand in the area of this host.
-    fn crowding(&self, at: usize) -> Crowding {
+    /// How many of this contract stand in the area of this host that they keep apart across, and how near others are.
+    fn crowding(&self, at: usize) -> (u32, Crowding) {
         let in_area = |which: usize| self.areas[at][which].map_or(0, |area| self.crowd[which][area]);
-        Crowding {
-            wanted: in_area(kind(self.wish.spread.across)),
-            host: in_area(0),
-            rack: in_area(1),
-            zone: in_area(2),
-        }
+        let crowding = Crowding { host: in_area(0), rack: in_area(1), zone: in_area(2) };
+        (in_area(kind(self.wish.spread.across)), crowding)
     }
 
     /// Whether a required spread allows one more here.
@@ -182,31 +216,43 @@ impl<'a> Ground<'a> {
         Rest::after(self.free[at].minus(self.cost(at)), self.hosts[at].rentable)
     }
 
+    /// Where this host is in the contract's own order.
+    fn turn(&self, at: usize) -> u64 {
+        let mut hasher = DefaultHasher::new(); // with fixed keys
+        (self.hints.seed, &self.hosts[at].name).hash(&mut hasher);
+        hasher.finish()
+    }
+
     /// Takes the best host again and again, and returns what was taken: as many as were wished, or all that there is
     /// room for.
     fn fill(&mut self) -> Vec<usize> {
-        let mut candidates: Vec<(usize, Rest)> = (0..self.hosts.len())
+        let mut candidates: Vec<Candidate> = (0..self.hosts.len())
             .filter(|at| fixed_refusals(self.wish, &self.hosts[*at]).is_empty() && self.takes(*at))
-            .map(|at| (at, self.rest(at)))
+            .map(|at| Candidate {
+                at,
+                refused: self.hints.refused.contains(&self.hosts[at].id),
+                rest: self.rest(at),
+                turn: self.turn(at),
+            })
             .collect();
         let mut chosen = Vec::with_capacity(self.wish.count as usize);
         while chosen.len() < self.wish.count as usize {
             let best = candidates
                 .iter()
                 .enumerate()
-                .filter(|(_, (at, _))| self.apart(*at))
-                .min_by_key(|(_, (at, rest))| Score {
-                    crowding: self.crowding(*at),
-                    rest: *rest,
-                    host: &self.hosts[*at].name,
+                .filter(|(_, candidate)| self.apart(candidate.at))
+                .min_by_key(|(_, Candidate { at, refused, rest, turn })| {
+                    let (wanted, crowding) = self.crowding(*at);
+                    let host = &self.hosts[*at].name;
+                    Score { wanted, refused: *refused, crowding, rest: *rest, turn: *turn, host }
                 })
-                .map(|(place, (at, _))| (place, *at));
+                .map(|(place, candidate)| (place, candidate.at));
             let Some((place, at)) = best else { break };
             self.free[at] = self.free[at].minus(self.cost(at));
             self.add(at, 1);
             chosen.push(at);
             if self.takes(at) {
-                candidates[place].1 = self.rest(at);
+                candidates[place].rest = self.rest(at);
             } else {
                 candidates.swap_remove(place);
             }

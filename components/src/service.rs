@@ -4,6 +4,7 @@
 //! stopped: in the request that made it, or later in a reconcile loop.
 
 mod check;
+mod flight;
 mod place;
 mod power;
 mod read;
@@ -19,11 +20,11 @@ use yiqiu_base::{
     reconcile::Waker,
 };
 
+use self::flight::Flights;
 use crate::{
     lifecycle::{self, Step},
     model::{CContractModel, ComponentType, ComponentTypeInfo, NewCContract, State, Whole},
     pool::{LeaseState, Pool},
-    scheduler::Wish,
     store::{Inserted, Store},
     whole::Chosen,
 };
@@ -41,8 +42,8 @@ pub struct Settings {
     pub sweep_period: Duration,
     /// How old such a lease has to be, and for how long this process has to have run.
     pub sweep_grace: Duration,
-    /// How often a placement is planned anew after others were faster.
-    pub attempts: u32,
+    /// For how long a placement is planned anew when others were faster.
+    pub racing: Duration,
     /// How many hosts an explanation names.
     pub listed: NonZeroUsize,
 }
@@ -55,7 +56,7 @@ impl Default for Settings {
             events_wait: Duration::from_secs(10),
             sweep_period: Duration::from_secs(60),
             sweep_grace: Duration::from_secs(120),
-            attempts: 5,
+            racing: Duration::from_secs(10),
             listed: NonZeroUsize::MIN.saturating_add(99),
         }
     }
@@ -71,6 +72,7 @@ struct Inner {
     clock: Clock,
     settings: Settings,
     waker: Waker,
+    flights: Flights,
     started: Instant,
 }
 
@@ -88,7 +90,15 @@ pub(crate) enum Carried {
 impl Service {
     pub(crate) fn new(database: Database, pool: Pool, clock: Clock, settings: Settings) -> Self {
         let store = Store::new(database);
-        Self(Arc::new(Inner { store, pool, clock, settings, waker: Waker::default(), started: Instant::now() }))
+        Self(Arc::new(Inner {
+            store,
+            pool,
+            clock,
+            settings,
+            waker: Waker::default(),
+            flights: Flights::default(),
+            started: Instant::now(),
+        }))
     }
 
     pub(crate) fn store(&self) -> &Store {
@@ -105,6 +115,10 @@ impl Service {
 
     pub(crate) fn waker(&self) -> &Waker {
         &self.0.waker
+    }
+
+    fn flights(&self) -> &Flights {
+        &self.0.flights
     }
 
     /// For how long this process has run.
@@ -130,8 +144,10 @@ impl Service {
     pub async fn dry_run(&self, who: &Principal, ask: &NewCContract) -> Result<Vec<(String, Chosen)>, Problem> {
         let owner = who.owner()?;
         check::new_contract(ask)?;
-        self.0.pool.image(&ask.need.image, owner).await?;
-        let chosen = self.chosen(&wish(ask)).await?;
+        let image_id = self.0.pool.image(&ask.need.image, owner).await?;
+        let contract = self.contract(owner, &who.subject, image_id, ask.clone());
+        let _flight = self.flights().enter(contract.id);
+        let chosen = self.chosen(contract.id, &contract.wish()).await?;
         Ok((0..).zip(chosen).map(|(ordinal, host): (u32, _)| (format!("{}-{ordinal}", ask.name), host)).collect())
     }
 
@@ -149,8 +165,10 @@ impl Service {
             return self.taken(owner, &ask, key.as_ref()).await;
         }
         let image_id = self.0.pool.image(&ask.need.image, owner).await?;
-        let chosen = self.chosen(&wish(&ask)).await?;
-        let whole = Whole::recorded(self.contract(owner, &who.subject, image_id, ask.clone()), chosen);
+        let contract = self.contract(owner, &who.subject, image_id, ask.clone());
+        let _flight = self.flights().enter(contract.id);
+        let chosen = self.chosen(contract.id, &contract.wish()).await?;
+        let whole = Whole::recorded(contract, chosen);
         match self.store().whole_insert(&whole, key.as_ref(), self.now()).await? {
             Inserted::Yes => self.outcome(whole).await,
             Inserted::Taken => self.taken(owner, &ask, key.as_ref()).await,
@@ -295,20 +313,6 @@ fn asked_by(ask: &NewCContract, contract: &CContractModel) -> bool {
         && *region == contract.region
         && *zone == contract.zone
         && *spread == contract.spread
-}
-
-fn wish(ask: &NewCContract) -> Wish {
-    let NewCContract { id: _, name: _, component_type, count, need, region, zone, spread } = ask;
-    Wish {
-        count: *count,
-        size: need.size,
-        node_type: component_type.node_type(),
-        min_clock_mhz: need.min_clock_mhz,
-        region: region.clone(),
-        zone: zone.clone(),
-        spread: *spread,
-        held: std::collections::HashMap::new(),
-    }
 }
 
 fn busy() -> Problem {

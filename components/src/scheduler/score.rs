@@ -5,8 +5,6 @@ use yiqiu_base::{Size, size::Dimension};
 /// How many components of the same contract are near. The closer, the likelier they fail together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Crowding {
-    /// In the kind of area that the contract keeps apart across: this is what users asked for, so it goes first.
-    pub(super) wanted: u32,
     /// On the same machine.
     pub(super) host: u32,
     /// In the same rack.
@@ -43,10 +41,18 @@ impl Rest {
     }
 }
 
-/// The order among hosts that pass every filter. Names come last, so that the same question has the same answer.
+/// The order among hosts that pass every filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Score<'a> {
+    /// How many of the contract are in the kind of area that it keeps apart across: users asked for this, so it goes
+    /// first.
+    pub(super) wanted: u32,
+    /// Whether the host refused the contract a moment ago.
+    pub(super) refused: bool,
     pub(super) crowding: Crowding,
     pub(super) rest: Rest,
+    /// The contract's own order of hosts that are as good.
+    pub(super) turn: u64,
+    /// Last, so that the same question always has the same answer.
     pub(super) host: &'a str,
 }

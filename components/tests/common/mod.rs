@@ -72,7 +72,7 @@ pub fn quick() -> Settings {
         events_wait: Duration::from_millis(300),
         sweep_period: Duration::from_millis(100),
         sweep_grace: Duration::from_secs(60),
-        attempts: 4,
+        racing: Duration::from_millis(400),
         listed: NonZeroUsize::new(10).expect("not zero"),
     }
 }
@@ -103,6 +103,11 @@ impl World {
         self.loops = Loops::default();
         let Self { books, stop, settings, loops, link, caller, .. } = self;
         self.service = start(books, stop, settings, loops, link, caller).await;
+    }
+
+    /// Another process of the same tier, on the same books.
+    pub async fn beside(&self) -> Service {
+        start(&self.books, &self.stop, &self.settings, &Loops::default(), &self.link, &self.caller).await
     }
 
     /// Stops the tier, and starts another on books that are empty, as when they were lost or another's were named.
