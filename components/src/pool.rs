@@ -52,6 +52,8 @@ pub(crate) struct Lease {
 pub(crate) struct Events {
     pub(crate) events: Vec<common::Event>,
     pub(crate) epoch: u64,
+    /// The newest position of that history.
+    pub(crate) head: i64,
 }
 
 impl Pool {
@@ -128,9 +130,9 @@ impl Pool {
     pub(crate) async fn events(&self, after: i64, wait: Duration) -> Result<Events, Problem> {
         let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).min(30_000);
         let request = self.caller.request(common::EventsRequest { after, limit: 1000, wait_ms });
-        let common::EventsResponse { events, epoch, head: _ } =
+        let common::EventsResponse { events, epoch, head } =
             ask(wait + PATIENCE, self.client().events(request)).await?;
-        Ok(Events { events, epoch })
+        Ok(Events { events, epoch, head })
     }
 }
 

@@ -20,6 +20,7 @@ use crate::{
     pool::{Lease, LeaseState},
     service::{Carried, Service},
     store::Change,
+    whole::ENDED,
 };
 
 /// How many contracts one pass carries on, and how many questions it has open at once.
@@ -111,10 +112,18 @@ impl Service {
         let (cursor, epoch) = self.store().cursor().await?;
         let batch = self.pool().events(cursor, self.settings().events_wait).await?;
         let history = i64::try_from(batch.epoch).map_err(Problem::internal)?;
-        if history != epoch {
-            // Another history, or the first one: what is read below is compared from its start.
+        if history != epoch || cursor > batch.head {
+            // Another history, one that lost its newest part, or the first one: what is read below is compared from
+            // its start.
             if epoch != 0 {
-                tracing::warn!(from = epoch, to = history, "Resources goes on from another history; comparing all");
+                let head = batch.head;
+                tracing::warn!(
+                    from = epoch,
+                    to = history,
+                    cursor,
+                    head,
+                    "Resources has another history; comparing all"
+                );
             }
             self.store().epoch_enter(cursor, epoch, history).await?;
             return Ok(Next::Requeue(Duration::ZERO));
@@ -238,7 +247,7 @@ fn compared(whole: &Whole, lease: Option<&Lease>) -> Whole {
         // Not asked for yet, or asked for a moment ago: whoever places it takes the answer.
         (State::Placing | State::Released, _) => whole.clone(),
         (State::Placed, _) if gone => whole.let_go(VANISHED),
-        (State::Releasing, _) if gone => whole.let_go(""),
+        (State::Releasing, _) if gone => whole.let_go(ENDED),
         (State::Placed | State::Releasing, Some(lease)) => whole.seen(&lease.nodes),
         (State::Placed | State::Releasing, None) => whole.clone(), // `gone` has it
     }

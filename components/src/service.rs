@@ -26,7 +26,7 @@ use crate::{
     model::{CContractModel, ComponentType, ComponentTypeInfo, NewCContract, State, Whole},
     pool::{LeaseState, Pool},
     store::{Inserted, Store},
-    whole::Chosen,
+    whole::{Chosen, ENDED},
 };
 
 /// How patient the tier is.
@@ -266,8 +266,8 @@ impl Service {
             Err(problem) => return Ok(Carried::Later(whole, problem)),
         };
         let released = match lease {
-            None => whole.let_go(""),
-            Some(lease) if lease.state == LeaseState::Released => whole.let_go(""),
+            None => whole.let_go(ENDED),
+            Some(lease) if lease.state == LeaseState::Released => whole.let_go(ENDED),
             Some(lease) => whole.seen(&lease.nodes),
         };
         // Where someone was first, they did the same.

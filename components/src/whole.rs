@@ -26,6 +26,9 @@ pub struct Chosen {
     pub state: String,
 }
 
+/// Why a contract that someone ended is released.
+pub(crate) const ENDED: &str = "it was deleted since it was made";
+
 impl Whole {
     /// A contract that is recorded with a chosen host for each component; the ids of what will be asked for are minted
     /// here.
@@ -175,7 +178,11 @@ fn see(component: &mut ComponentModel, nodes: &[NodeModel]) {
         component.carried = component.asked;
     }
     component.node_id = Some(id);
-    (component.host_id, component.host_name, component.host_state) = (host_id, host_name, host_state);
+    // Where nothing is said of the host's state, what was known of that host stays.
+    if !host_state.is_empty() || component.host_id != host_id {
+        component.host_state = host_state;
+    }
+    (component.host_id, component.host_name) = (host_id, host_name);
     (component.state, component.detail, component.ports) = (state, detail, ports);
 }
 

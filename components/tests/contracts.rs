@@ -265,7 +265,7 @@ on_both! {
         let mut world = World::new(books).await;
         world.peer.host("h1", 1000, 1000);
         let who = tenant("a");
-        let whole = world.service.create(&who, ask("web", 2), None).await.unwrap();
+        let whole = world.service.create(&who, ask("web", 2), Some("k")).await.unwrap();
         world.peer.lock().down = true;
         assert_eq!(world.service.release(&who, "web").await.unwrap().contract.state, State::Releasing);
         assert_eq!(world.service.release(&who, "web").await.unwrap().contract.state, State::Releasing);
@@ -280,6 +280,10 @@ on_both! {
             (whole.contract.state == State::Released && whole.components.is_empty()).then_some(())
         })
         .await;
+        // Whoever asks again under the old key hears what became of it.
+        let replayed = world.service.create(&who, ask("web", 2), Some("k")).await.unwrap();
+        assert_eq!((replayed.contract.id, replayed.contract.state), (whole.contract.id, State::Released));
+        assert!(replayed.contract.detail.contains("deleted since"), "{}", replayed.contract.detail);
         let kinds = kinds(&world).await;
         assert_eq!(kinds.iter().filter(|k| *k == "component.unbound").count(), 2);
         assert_eq!(kinds.last().unwrap(), "ccontract.released");
@@ -426,21 +430,18 @@ on_both! {
     }
 
     async fn another_history_below_is_compared_from_its_start(books: Books) {
-        let world = World::new(books).await;
+        let mut world = World::new(books).await;
         world.peer.host("h1", 1000, 1000);
-        let who = tenant("a");
-        let whole = world.service.create(&who, ask("web", 1), None).await.unwrap();
+        let whole = world.service.create(&tenant("a"), ask("web", 1), None).await.unwrap();
         let line = whole.components[0].line_id.to_string();
-        let state = |state: NodeState| {
-            let (service, who) = (&world.service, &who);
-            eventually("seen", move || async move {
-                (service.component(who, "web-0").await.unwrap().1.state == state).then_some(())
-            })
-        };
+        async fn seen(world: &World, state: NodeState) {
+            let look = || async { world.service.component(&tenant("a"), "web-0").await.unwrap().1.state };
+            eventually("seen", || async { (look().await == state).then_some(()) }).await;
+        }
         for report in [wire::NodeState::Preparing, wire::NodeState::Starting, wire::NodeState::Running] {
             world.peer.report(&line, report, &[]);
         }
-        state(NodeState::Running).await;
+        seen(&world, NodeState::Running).await;
         // Restored from a backup: fewer events, of another epoch.
         {
             let mut peer = world.peer.lock();
@@ -448,6 +449,24 @@ on_both! {
             peer.epoch = 7;
         }
         world.peer.report(&line, wire::NodeState::Failed, &[]);
-        state(NodeState::Failed).await;
+        seen(&world, NodeState::Failed).await;
+        // The same name, and yet fewer events than were read.
+        for report in [wire::NodeState::Starting, wire::NodeState::Running] {
+            world.peer.report(&line, report, &[]);
+        }
+        seen(&world, NodeState::Running).await;
+        world.peer.lock().events.clear();
+        world.peer.report(&line, wire::NodeState::Failed, &[]);
+        seen(&world, NodeState::Failed).await;
+        // Another history with as many events, begun while nobody followed.
+        world.stop.cancel();
+        {
+            let mut peer = world.peer.lock();
+            peer.events.clear();
+            peer.epoch = 8;
+        }
+        world.peer.report(&line, wire::NodeState::Running, &[]);
+        world.restart().await;
+        seen(&world, NodeState::Running).await;
     }
 }

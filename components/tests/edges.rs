@@ -18,7 +18,7 @@ use yiqiu_base::{Clock, Principal, principal::Keyring, principal::Signer};
 use yiqiu_migrations::MigratorTrait;
 use yiqiu_proto::{
     call::{Callee, Caller},
-    common::EventsRequest,
+    common::{self as wire, EventsRequest},
     components::{ListCContractsRequest, ReleaseCContractRequest, components_client::ComponentsClient},
     link,
     status::from_status,
@@ -134,6 +134,32 @@ on_both! {
             (send(&world, &who, Method::DELETE, path, &[], "").await.status == StatusCode::OK).then_some(())
         })
         .await;
+    }
+
+    async fn a_host_that_is_not_heard_is_shown(books: Books) {
+        let world = World::new(books).await;
+        world.peer.host("h1", 1000, 1000);
+        let who = tenant("a");
+        let whole = world.service.create(&who, ask("web", 1), None).await.unwrap();
+        let line = whole.components[0].line_id.to_string();
+        let shown = |host_state: &'static str, state: &'static str| {
+            let (world, who) = (&world, &who);
+            common::eventually("shown", move || async move {
+                let body = send(world, who, Method::GET, "/v1/components/web-0", &[], "").await.body;
+                (body["actual"]["host_state"] == host_state && body["state"] == state).then_some(body["detail"].clone())
+            })
+        };
+        world.peer.report(&line, wire::NodeState::Running, &[]);
+        assert_eq!(shown("online", "running").await, "");
+        world.peer.host_becomes("h1", "unreachable");
+        let detail = shown("unreachable", "running").await;
+        assert!(detail.as_str().unwrap().starts_with("host h1 is unreachable: "), "{detail}");
+        // An answer that says nothing of the host takes nothing back.
+        world.peer.lock().leases.values_mut().for_each(|lease| lease.nodes[0].host_state.clear());
+        world.peer.report(&line, wire::NodeState::Failed, &[]);
+        shown("unreachable", "failed").await;
+        world.peer.host_becomes("h1", "online");
+        assert_eq!(shown("online", "failed").await, "");
     }
 
     async fn tiers_ask_over_their_link(books: Books) {

@@ -222,6 +222,7 @@ impl ComponentView {
             ports,
             version: _,
         } = component;
+        let detail = detailed(&host_name, &host_state, state, detail);
         Self {
             id,
             name,
@@ -241,6 +242,15 @@ impl ComponentView {
             actual: Actual { node_id, host_id, host: host_name, host_state, state, detail, ports },
         }
     }
+}
+
+/// The detail, after a hint where its host cannot be heard: the state that is shown may be over.
+fn detailed(host: &str, host_state: &str, state: NodeState, detail: String) -> String {
+    if matches!(host_state, "" | "online") || state == NodeState::Gone {
+        return detail;
+    }
+    let hint = format!("host {host} is {host_state}: this is what was last heard of the component");
+    if detail.is_empty() { hint } else { format!("{hint}; {detail}") }
 }
 
 /// Where a component would go.

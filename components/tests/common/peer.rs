@@ -101,6 +101,19 @@ impl Peer {
         inner.changed(&node);
     }
 
+    /// A host is heard of, or no more.
+    pub fn host_becomes(&self, name: &str, state: &str) {
+        let mut inner = self.lock();
+        let host = inner.hosts.iter_mut().find(|host| host.name == name).expect("there is such a host");
+        host.state = state.into();
+        let (host_id, name) = (host.id.clone(), host.name.clone());
+        for node in inner.leases.values_mut().flat_map(|l| &mut l.nodes).filter(|node| node.host_id == host_id) {
+            node.host_state = state.into();
+        }
+        let changed = wire::HostChanged { host_id: host_id.clone(), name, state: state.into(), detail: String::new() };
+        inner.emit("host.changed", &host_id, &changed);
+    }
+
     /// Nodes of releasing contracts are reported gone.
     pub fn finish_releases(&self) {
         let mut inner = self.lock();
