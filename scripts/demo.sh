@@ -5,7 +5,7 @@
 set -eu
 
 cd "$(dirname "$0")/.."
-state=$PWD/.yiqiu/demo
+state=$(pwd -P)/.yiqiu/demo
 port=${YIQIU_DEMO_PORT:-7070}
 host=this-machine
 target=${CARGO_TARGET_DIR:-$PWD/target}
@@ -20,8 +20,8 @@ title() {
     printf '\n%s%d. %s%s\n' "$bold" "$step" "$*" "$plain"
 }
 
-# Prints a command of the CLI and runs it.
-show() {
+# Prints a command of the CLI as it is run.
+print_command() {
     printf '$ yiqiu'
     for word in "$@"; do
         case $word in
@@ -30,6 +30,11 @@ show() {
         esac
     done
     printf '\n'
+}
+
+# Prints a command of the CLI and runs it.
+show() {
+    print_command "$@"
     "$yiqiu" "$@"
 }
 
@@ -43,9 +48,15 @@ fail() {
     exit 1
 }
 
-# Whether the recorded server is running and is ours.
-running() {
-    [ -r "$state/pid" ] && tr '\0' ' ' 2>/dev/null <"/proc/$(cat "$state/pid")/cmdline" | grep -qF -- "$state/data"
+# The process that serves our data: whoever started it, it holds the lock of the data directory. Nothing if there is none.
+server_pid() {
+    find /proc/[0-9]*/fd -lname "$state/data/lock" 2>/dev/null | cut -d / -f 3 | sort -u | head -n 1
+}
+
+# The address that a process was told to listen on.
+address_of() {
+    told=$(tr '\0' '\n' 2>/dev/null <"/proc/$1/cmdline" | sed -n '/^--listen$/{n;p};s/^--listen=//p' | head -n 1)
+    printf '%s\n' "${told:-127.0.0.1:$port}"
 }
 
 # The published addresses of the components, one NAME ADDRESS a line.
@@ -64,8 +75,9 @@ fetch_all() {
 }
 
 up() {
-    if running; then
-        echo "The demo runs already: http://127.0.0.1:$port (make demo-down stops it)"
+    pid=$(server_pid)
+    if [ -n "$pid" ]; then
+        echo "The demo runs already: http://$(address_of "$pid") (make demo-down stops it)"
         exit 0
     fi
     if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
@@ -84,14 +96,13 @@ up() {
 
     title "Build"
     cargo build --quiet -p yiqiu --bin yiqiu || fail "the build failed"
-    echo "$yiqiu"
+    echo "below, yiqiu is $yiqiu"
 
     title "Start the platform: every role in one process, on SQLite, with an agent for this machine"
-    echo "\$ yiqiu up --data-dir .yiqiu/demo/data --listen 127.0.0.1:$port --host-name $host --docker $socket --usage-interval 2s"
-    setsid "$yiqiu" up --data-dir "$state/data" --listen "127.0.0.1:$port" --host-name "$host" --docker "$socket" \
-        --usage-interval 2s </dev/null >"$state/yiqiu.log" 2>&1 &
+    set -- up --data-dir "$state/data" --listen "127.0.0.1:$port" --host-name "$host" --docker "$socket" --usage-interval 2s
+    print_command "$@"
+    setsid "$yiqiu" "$@" </dev/null >"$state/yiqiu.log" 2>&1 &
     pid=$!
-    echo "$pid" >"$state/pid"
     export YIQIU_SERVER=http://127.0.0.1:$port
     waited=0
     until "$yiqiu" health >/dev/null 2>&1; do
@@ -126,7 +137,7 @@ up() {
     show token create demo --user alice --project shop --save "$state/alice.token"
 
     title "Tenant: two web servers, spread over hosts if that can be had"
-    echo "\$ export YIQIU_TOKEN_FILE=.yiqiu/demo/alice.token"
+    echo "\$ export YIQIU_TOKEN_FILE=$state/alice.token"
     export YIQIU_TOKEN_FILE=$state/alice.token
     show whoami
     show ccontract create web --image web --count 2 --cpu 0.1 --memory 64MiB --port 8080 --spread host --wait -- /bin/serve
@@ -180,13 +191,46 @@ docker_ids() {
     docker images -q --no-trunc yiqiu/image
 }
 
+# The ids of a noun's list.
+ids() { "$yiqiu" "$1" list -o json 2>/dev/null | sed -n 's/^    "id": "\([^"]*\)".*/\1/p'; }
+
+# Releases every contract of the server at this address, and waits until nothing of them is left, for 60 s at most.
+release_all() {
+    [ -x "$yiqiu" ] && [ -r "$state/data/ops.token" ] || return 0
+    export YIQIU_SERVER=http://$1 YIQIU_TOKEN_FILE=$state/data/ops.token
+    curl -fsS -m 5 -o /dev/null "$YIQIU_SERVER/healthz" 2>/dev/null || return 0
+    deadline=$((SECONDS + 60))
+    for noun in ccontract rcontract; do
+        for flags in "" --wait; do
+            for id in $(ids "$noun"); do
+                left=$((deadline - SECONDS))
+                [ "$left" -gt 0 ] || return 0
+                # What is refused, or does not end in time, is removed below by other means.
+                # shellcheck disable=SC2086 # one flag or none
+                "$yiqiu" "$noun" delete "$id" $flags --timeout "${left}s" >/dev/null 2>&1 || true
+            done
+        done
+    done
+    echo "released the contracts"
+}
+
+# Removes the control groups of a node, which has no process any more.
+groups_remove() {
+    [ -n "$1" ] || return 0
+    for group in /sys/fs/cgroup/yiqiu/"$1" /sys/fs/cgroup/*/yiqiu/"$1"; do
+        [ ! -d "$group" ] || find "$group" -depth -type d -exec rmdir {} \; 2>/dev/null || true
+        rmdir "$(dirname "$group")" 2>/dev/null || true # ours or not, it goes when nobody is in it
+    done
+}
+
 down() {
     if [ ! -e "$state" ]; then
         echo "no demo is here"
         return 0
     fi
-    if running; then
-        pid=$(cat "$state/pid")
+    pid=$(server_pid)
+    if [ -n "$pid" ]; then
+        release_all "$(address_of "$pid")"
         kill "$pid" 2>/dev/null || true
         waited=0
         while kill -0 "$pid" 2>/dev/null; do
@@ -199,15 +243,18 @@ down() {
         done
         echo "stopped the platform"
     fi
-    # In a Docker that was here before, what carries our mark and is new goes; our own daemon goes whole.
-    if [ -r "$state/docker/socket" ] && [ "$(cat "$state/docker/socket")" != "$state/docker/docker.sock" ]; then
-        DOCKER_HOST=unix://$(cat "$state/docker/socket")
-        export DOCKER_HOST
+    # What could not be released: of what carries our mark, what is new goes, with its control groups. Our own daemon goes
+    # whole after that.
+    if [ -r "$state/docker/socket" ] && DOCKER_HOST=unix://$(cat "$state/docker/socket") && export DOCKER_HOST &&
+        docker version >/dev/null 2>&1; then
         containers=$(docker ps -aq --no-trunc --filter label=yiqiu.host | new_only)
-        # shellcheck disable=SC2086 # a list of words
-        [ -z "$containers" ] || docker rm -f $containers >/dev/null
+        for container in $containers; do
+            name=$(docker inspect --format '{{.Name}}' "$container" 2>/dev/null) || continue
+            docker rm -f "$container" >/dev/null
+            groups_remove "${name#/yiqiu-}"
+        done
         images=$(docker images -q --no-trunc yiqiu/image | sort -u | new_only)
-        # shellcheck disable=SC2086
+        # shellcheck disable=SC2086 # a list of words
         [ -z "$images" ] || docker rmi -f $images >/dev/null
     fi
     scripts/docker.sh stop "$state/docker"
