@@ -224,6 +224,7 @@ impl CContractModel {
         Wish {
             count: self.count,
             size: self.need.size,
+            least: self.component_type.least(),
             node_type: self.component_type.node_type(),
             min_clock_mhz: self.need.min_clock_mhz,
             region: self.region.clone(),
@@ -329,6 +330,14 @@ impl ComponentType {
     pub fn node_type(self) -> NodeType {
         match self {
             ComponentType::Container => NodeType::Cm,
+        }
+    }
+
+    /// The least that one of its components can be given: what its driver can run.
+    pub fn least(self) -> Size {
+        match self {
+            // Docker makes no container with less memory.
+            ComponentType::Container => Size { cpu_millicores: 1, memory_bytes: 6 << 20, ..Size::ZERO },
         }
     }
 

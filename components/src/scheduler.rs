@@ -81,6 +81,8 @@ pub struct Wish {
     pub count: u32,
     /// What each needs.
     pub size: Size,
+    /// The least that one can be given: no smaller one is offered.
+    pub least: Size,
     /// How its host has to be cut.
     pub node_type: NodeType,
     /// The least clock of its host.

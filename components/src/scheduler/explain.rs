@@ -230,7 +230,7 @@ fn slower_clock(wish: &Wish, hosts: &[Host]) -> Option<Change> {
 /// The least reduction of one dimension with which there is room.
 fn less(wish: &Wish, hosts: &[Host], dimension: Dimension) -> Option<Change> {
     let from = wish.size.get(dimension);
-    let least = i64::from(matches!(dimension, Dimension::CpuMillicores | Dimension::MemoryBytes));
+    let least = wish.least.get(dimension);
     // Only hosts that lack nothing else matter: what no reduction of this dimension lifts need not be tried 50 times.
     let smallest = with(wish.size, dimension, least);
     let mut open = Open::of(wish, hosts);

@@ -41,6 +41,7 @@ fn wish(count: u32, cpu: i64, mib: i64) -> Wish {
     Wish {
         count,
         size: size(cpu, mib),
+        least: Size { cpu_millicores: 1, memory_bytes: 1, ..Size::ZERO },
         node_type: NodeType::Cm,
         min_clock_mhz: None,
         region: None,
@@ -211,6 +212,9 @@ fn a_refusal_offers_the_smallest_changes() {
     assert_eq!(refused(&far, &hosts).changes, [Change::Clock { from_mhz: 4000, to_mhz: 3000 }]);
     let zone = Wish { zone: Some("z9".into()), region: Some("eu".into()), ..wish(1, 100, 100) };
     assert_eq!(refused(&zone, &hosts).changes, [Change::AnyZone, Change::AnyRegion]);
+    // Nothing is offered that is too small to be run.
+    let small = Wish { least: size(1, 400), ..wish(3, 100, 512) };
+    assert_eq!(refused(&small, &hosts).changes, [Change::Count { from: 3, to: 2 }]);
     // No single change helps.
     let both = Wish { zone: Some("z9".into()), ..wish(1, 9000, 100) };
     let explanation = refused(&both, &hosts);

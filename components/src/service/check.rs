@@ -2,9 +2,9 @@
 
 use std::{collections::HashSet, net::IpAddr};
 
-use yiqiu_base::{Problem, name};
+use yiqiu_base::{Problem, Size, name};
 
-use crate::model::{COUNT_MOST, Need, NewCContract, Port, Variable};
+use crate::model::{COUNT_MOST, ComponentType, Need, NewCContract, Port, Variable};
 
 /// The longest name: with `-99` behind it, a component's name is still one.
 const NAME_MOST: usize = name::MAX - 3;
@@ -15,7 +15,7 @@ const TEXT_MOST: usize = 32 << 10;
 const CLOCK_MOST: i64 = 1_000_000;
 
 pub(super) fn new_contract(ask: &NewCContract) -> Result<(), Problem> {
-    let NewCContract { id: _, name, component_type: _, count, need, region, zone, spread } = ask;
+    let NewCContract { id: _, name, component_type, count, need, region, zone, spread } = ask;
     name::check("ccontract", name)?;
     if name.len() > NAME_MOST {
         return Err(Problem::invalid(format!("the name of a ccontract has at most {NAME_MOST} characters")));
@@ -34,7 +34,21 @@ pub(super) fn new_contract(ask: &NewCContract) -> Result<(), Problem> {
             "a host_port can be chosen for one component, or with a required spread: leave it out and the host picks",
         ));
     }
-    self::need(need)
+    self::need(need)?;
+    enough(*component_type, need.size)
+}
+
+/// What the driver of a component type could not run is refused here, not on the host.
+fn enough(kind: ComponentType, size: Size) -> Result<(), Problem> {
+    let least = kind.least();
+    match least.beyond(size).first() {
+        None => Ok(()),
+        Some((dimension, _)) => Err(Problem::invalid(format!(
+            "need.size asks for {}: a {kind} needs at least {}",
+            dimension.shown(size.get(*dimension)),
+            dimension.shown(least.get(*dimension))
+        ))),
+    }
 }
 
 fn need(need: &Need) -> Result<(), Problem> {
@@ -102,10 +116,10 @@ fn bounded(field: &str, of_what: &str, have: usize, most: usize) -> Result<(), P
 
 #[cfg(test)]
 mod tests {
-    use yiqiu_base::{Code, Size};
+    use yiqiu_base::Code;
 
     use super::*;
-    use crate::model::{Across, ComponentType, Spread};
+    use crate::model::{Across, Spread};
 
     fn good() -> NewCContract {
         NewCContract {
@@ -114,7 +128,7 @@ mod tests {
             component_type: ComponentType::Container,
             count: 2,
             need: Need {
-                size: Size { cpu_millicores: 100, memory_bytes: 1 << 20, ..Size::ZERO },
+                size: Size { cpu_millicores: 100, memory_bytes: 6 << 20, ..Size::ZERO },
                 image: "busybox".into(),
                 command: vec!["httpd".into(), "-f".into()],
                 environment: vec![Variable { name: "A_1".into(), value: "x=y".into() }],
@@ -140,6 +154,7 @@ mod tests {
             ("none", Box::new(|a| a.count = 0)),
             ("too many", Box::new(|a| a.count = 101)),
             ("no memory", Box::new(|a| a.need.size.memory_bytes = 0)),
+            ("less memory than a container can be run with", Box::new(|a| a.need.size.memory_bytes = (6 << 20) - 1)),
             ("negative cpu", Box::new(|a| a.need.size.cpu_millicores = -1)),
             ("absurd disk", Box::new(|a| a.need.size.disk_bytes = i64::MAX)),
             ("an image that is a path", Box::new(|a| a.need.image = "../x".into())),
@@ -162,6 +177,10 @@ mod tests {
             spoil(&mut ask);
             assert_eq!(new_contract(&ask).map_err(|p| p.code), Err(Code::InvalidArgument), "{what}");
         }
+        let mut small = good();
+        small.need.size.memory_bytes = 1 << 20;
+        let refusal = new_contract(&small).unwrap_err().detail;
+        assert_eq!(refusal, "need.size asks for 1 MiB memory: a container needs at least 6 MiB memory");
         let mut apart = good();
         apart.need.ports = vec![port(80, 8080, "127.0.0.1")];
         apart.spread = Spread { across: Across::Host, required: true };
