@@ -18,7 +18,7 @@ use crate::{Code, Problem, outbox::NewEvent};
 pub struct Database {
     write: DatabaseConnection,
     read: DatabaseConnection,
-    head: watch::Sender<i64>,
+    head: watch::Sender<u64>,
 }
 
 impl Database {
@@ -61,7 +61,7 @@ impl Database {
             ..TransactionOptions::default()
         };
         let inner = self.write.begin_with_options(options).await?;
-        Ok(Transaction { inner, events: Vec::new(), head: self.head.clone() })
+        Ok(Transaction { inner, later: Vec::new(), events: Vec::new(), head: self.head.clone() })
     }
 
     /// One unchanging view of what is committed, for checks over many tables. It holds no lock; drop it to end it.
@@ -78,8 +78,8 @@ impl Database {
         self.read.execute_unprepared("SELECT 1").await.map(|_| ()).map_err(problem)
     }
 
-    /// Follows the position of the newest event that this process committed: a hint to read, no more.
-    pub fn head(&self) -> watch::Receiver<i64> {
+    /// Changes when this process committed events: a hint to read, no more.
+    pub fn head(&self) -> watch::Receiver<u64> {
         self.head.subscribe()
     }
 }
@@ -99,6 +99,7 @@ async fn open(url: &str, connections: u32) -> Result<DatabaseConnection, Problem
                 .pragma("synchronous", "FULL")
                 .pragma("foreign_keys", "ON")
                 .pragma("cache_size", "-32768")
+                .pragma("wal_autocheckpoint", "8000")
                 .busy_timeout(Duration::from_secs(10))
                 .statement_cache_capacity(512)
         })
@@ -111,9 +112,13 @@ async fn open(url: &str, connections: u32) -> Result<DatabaseConnection, Problem
 /// A change with its events: all of it is committed, or none.
 pub struct Transaction {
     inner: DatabaseTransaction,
+    later: Vec<Write>,
     events: Vec<NewEvent>,
-    head: watch::Sender<i64>,
+    head: watch::Sender<u64>,
 }
+
+/// A statement that gives no rows, with its values.
+pub type Write = (String, Vec<sea_orm::Value>);
 
 impl Deref for Transaction {
     type Target = DatabaseTransaction;
@@ -123,6 +128,13 @@ impl Deref for Transaction {
 }
 
 impl Transaction {
+    /// Adds statements that give no rows: they are carried out in this order by [`Transaction::commit`], together. To hand
+    /// a statement to SQLite's thread costs more than most statements do. What is read before the commit sees nothing
+    /// of them; what they break, the commit reports.
+    pub fn later(&mut self, writes: impl IntoIterator<Item = Write>) {
+        self.later.extend(writes);
+    }
+
     /// Adds an event that tells of this change.
     pub fn emit(&mut self, event: NewEvent) {
         self.events.push(event);
@@ -132,23 +144,48 @@ impl Transaction {
     ///
     /// Positions are taken last, under the lock of one row that is held until the commit: that is what makes their
     /// order the order of commits.
-    pub async fn commit(self) -> Result<(), DbErr> {
-        let mut newest = None;
-        if !self.events.is_empty() {
-            newest = Some(crate::outbox::append(&self.inner, &self.events).await?);
+    pub async fn commit(mut self) -> Result<(), DbErr> {
+        let tells = !self.events.is_empty();
+        if tells {
+            self.later.extend(crate::outbox::append(&self.events));
         }
+        write_all(&self.inner, self.later).await?;
         crash_point("before");
         self.inner.commit().await?;
         crash_point("after");
-        if let Some(position) = newest {
-            self.head.send_if_modified(|head| {
-                let newer = position > *head;
-                *head = (*head).max(position);
-                newer
-            });
+        if tells {
+            self.head.send_modify(|commits| *commits += 1);
         }
         Ok(())
     }
+}
+
+/// Carries out statements one after the other; an error ends it. On SQLite they are handed over together.
+async fn write_all(connection: &impl ConnectionTrait, writes: Vec<Write>) -> Result<(), DbErr> {
+    let backend = connection.get_database_backend();
+    if backend == DbBackend::Sqlite {
+        let (mut text, mut values) = (String::new(), Vec::new());
+        for (one, more) in writes {
+            // SQLite takes 32,766 parameters a statement, and sqlx numbers them through all statements of one text.
+            if values.len() + more.len() > 30_000 {
+                let full = (std::mem::take(&mut text), std::mem::take(&mut values));
+                connection.execute_raw(sql(backend, &full.0, full.1)).await?;
+            }
+            if !text.is_empty() {
+                text.push_str("; ");
+            }
+            text.push_str(&one);
+            values.extend(more);
+        }
+        if !text.is_empty() {
+            connection.execute_raw(sql(backend, &text, values)).await?;
+        }
+        return Ok(());
+    }
+    for (text, values) in writes {
+        connection.execute_raw(sql(backend, &text, values)).await?;
+    }
+    Ok(())
 }
 
 /// In test builds: ends the process as a crash would, before or after its n-th commit, when the environment says
@@ -203,25 +240,30 @@ impl From<DbErr> for Problem {
     }
 }
 
-/// Inserts rows into `table(columns)` with as few statements as parameters allow. Rows have a value for each column.
+/// The statements that insert rows into `table(columns)`: as few as parameters allow. Rows have a value for each column.
+pub fn inserts(table: &str, columns: &[&str], rows: Vec<Vec<sea_orm::Value>>) -> Vec<Write> {
+    // SQLite takes 32,766 parameters a statement, PostgreSQL 65,535.
+    let most = 30_000 / columns.len().max(1);
+    let row_places = format!("({})", vec!["?"; columns.len()].join(", "));
+    let mut rows = rows.into_iter().peekable();
+    let mut writes = Vec::new();
+    while rows.peek().is_some() {
+        let chunk: Vec<_> = rows.by_ref().take(most).collect();
+        let places = vec![row_places.as_str(); chunk.len()].join(", ");
+        let text = format!("INSERT INTO {table} ({}) VALUES {places}", columns.join(", "));
+        writes.push((text, chunk.into_iter().flatten().collect()));
+    }
+    writes
+}
+
+/// Carries out [`inserts`] at once.
 pub async fn insert_rows(
     connection: &impl ConnectionTrait,
     table: &str,
     columns: &[&str],
     rows: Vec<Vec<sea_orm::Value>>,
 ) -> Result<(), DbErr> {
-    // SQLite takes 32,766 parameters a statement, PostgreSQL 65,535.
-    let most = 30_000 / columns.len().max(1);
-    let row_places = format!("({})", vec!["?"; columns.len()].join(", "));
-    let mut rows = rows.into_iter().peekable();
-    while rows.peek().is_some() {
-        let chunk: Vec<_> = rows.by_ref().take(most).collect();
-        let places = vec![row_places.as_str(); chunk.len()].join(", ");
-        let text = format!("INSERT INTO {table} ({}) VALUES {places}", columns.join(", "));
-        let values = chunk.into_iter().flatten();
-        connection.execute_raw(sql(connection.get_database_backend(), &text, values)).await?;
-    }
-    Ok(())
+    write_all(connection, inserts(table, columns, rows)).await
 }
 
 /// `?, ?, …` for an `IN (…)` list.

@@ -216,6 +216,9 @@ impl<S: Sync> FromRequestParts<S> for Principal {
     }
 }
 
+/// The longest sentence about what cannot be read, in characters.
+const SENTENCE_MOST: usize = 300;
+
 /// A JSON body. What is wrong with it is told as a problem.
 pub struct Body<T>(pub T);
 
@@ -230,7 +233,10 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
             Err(JsonRejection::MissingJsonContentType(_)) => {
                 Err(Problem::new(Code::MalformedBody, "expected the header `Content-Type: application/json`"))
             }
-            Err(rejection) => Err(Problem::new(Code::MalformedBody, crate::name::shown(&rejection.body_text()))),
+            Err(rejection) => {
+                // A sentence of the reader: what it quotes of the body may be long, and the end says where it is.
+                Err(Problem::new(Code::MalformedBody, crate::name::shown_to(SENTENCE_MOST, &rejection.body_text())))
+            }
         }
     }
 }
@@ -396,7 +402,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         match Query::<T>::from_request_parts(parts, state).await {
             Ok(Query(value)) => Ok(Params(value)),
-            Err(rejection) => Err(Problem::invalid(crate::name::shown(&rejection.body_text()))),
+            Err(rejection) => Err(Problem::invalid(crate::name::shown_to(SENTENCE_MOST, &rejection.body_text()))),
         }
     }
 }

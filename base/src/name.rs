@@ -29,13 +29,25 @@ pub fn check(noun: &str, name: &str) -> Result<(), Problem> {
 
 /// A text from outside, fit to be printed in a message: no control characters, at most 80 characters.
 pub fn shown(text: &str) -> String {
-    let clean: String = text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).take(80).collect();
-    if text.chars().count() > 80 { clean + "…" } else { clean }
+    shown_to(80, text)
+}
+
+/// The same with another bound, for whole sentences that quote such a text.
+pub fn shown_to(most: usize, text: &str) -> String {
+    let clean: String = text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).take(most).collect();
+    if text.chars().count() > most { clean + "…" } else { clean }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_texts_are_cut() {
+        assert_eq!(shown(&"ü".repeat(80)), "ü".repeat(80));
+        assert_eq!(shown(&"ü".repeat(81)), "ü".repeat(80) + "…");
+        assert_eq!(shown_to(2, "a\nb"), "a\u{fffd}…");
+    }
 
     #[test]
     fn names() {

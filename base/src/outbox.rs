@@ -6,15 +6,12 @@
 
 use std::time::Duration;
 
-use sea_orm::{
-    ConnectionTrait, DbErr, FromQueryResult, Value,
-    sea_query::{Alias, Query},
-};
+use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, Value};
 
 use crate::{
     Principal, Problem,
     clock::Ms,
-    database::{Database, problem, sql},
+    database::{Database, Write, problem, sql},
     principal::Role,
 };
 
@@ -75,40 +72,37 @@ pub struct Event {
     pub payload: String,
 }
 
-/// Writes events with the next positions, and returns the last. Holds the lock of the head row until the commit.
-pub(crate) async fn append(connection: &impl ConnectionTrait, events: &[NewEvent]) -> Result<i64, DbErr> {
-    let backend = connection.get_database_backend();
+/// The statements that write events with the next positions. They come last in a transaction: from the first of them
+/// on it holds the lock of the head row, until the commit.
+pub(crate) fn append(events: &[NewEvent]) -> Vec<Write> {
     let count = i64::try_from(events.len()).unwrap_or(i64::MAX);
-    let row = connection
-        .query_one_raw(sql(
-            backend,
-            "UPDATE outbox_head SET position = position + ? WHERE id = 1 RETURNING position",
-            [count.into()],
-        ))
-        .await?
-        .ok_or_else(|| DbErr::RecordNotFound("outbox_head has no row: run the migrations".into()))?;
-    let last: i64 = row.try_get("", "position")?;
-    for (chunk_at, chunk) in events.chunks(500).enumerate() {
-        let mut insert = Query::insert();
-        insert
-            .into_table(Alias::new("outbox"))
-            .columns(["position", "at_ms", "kind", "owner", "subject", "request_id", "payload"].map(Alias::new));
-        for (at, event) in chunk.iter().enumerate() {
-            let place = i64::try_from(chunk_at * 500 + at).unwrap_or(i64::MAX);
-            insert.values_panic([
-                Value::from(last - count + 1 + place).into(),
+    let mut writes =
+        vec![("UPDATE outbox_head SET position = position + ? WHERE id = 1".to_owned(), vec![Value::from(count)])];
+    for (chunk_at, chunk) in events.chunks(CHUNK).enumerate() {
+        let place = "((SELECT position FROM outbox_head WHERE id = 1) - ?, ?, ?, ?, ?, ?, ?)";
+        let text = format!(
+            "INSERT INTO outbox (position, at_ms, kind, owner, subject, request_id, payload) VALUES {}",
+            vec![place; chunk.len()].join(", ")
+        );
+        let values = chunk.iter().enumerate().flat_map(|(at, event)| {
+            let before_last = count - 1 - i64::try_from(chunk_at * CHUNK + at).unwrap_or(i64::MAX);
+            [
+                Value::from(before_last),
                 event.at_ms.into(),
                 event.kind.into(),
                 event.owner.as_str().into(),
                 event.subject.as_str().into(),
                 event.request_id.as_str().into(),
                 event.payload.as_str().into(),
-            ]);
-        }
-        connection.execute(&insert).await?;
+            ]
+        });
+        writes.push((text, values.collect()));
     }
-    Ok(last)
+    writes
 }
+
+/// How many events one statement inserts.
+const CHUNK: usize = 500;
 
 /// Events after a position, oldest first, at most `limit`; waits up to `wait` for a first one.
 pub async fn read(database: &Database, after: i64, limit: u32, wait: Duration) -> Result<Vec<Event>, Problem> {

@@ -40,7 +40,7 @@ pub struct LoopStatus {
     pub passes: u64,
     /// When the last pass ended, in milliseconds since 1970.
     pub last_ms: Ms,
-    /// Why it ran: `start`, `woken`, `period` or `requeued`.
+    /// Why it ran: `start`, `woken`, `period` or `requeued`; `starting` before its first pass ended.
     pub reason: &'static str,
     /// How the last pass failed; empty if it did not.
     pub error: String,
@@ -76,6 +76,9 @@ impl Loops {
         F: FnMut() -> Fut,
         Fut: Future<Output = Result<Next, Problem>>,
     {
+        // A first pass may take long: it is there to be seen from the beginning.
+        let starting = LoopStatus { reason: "starting", last_ms: clock.now(), ..LoopStatus::default() };
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).entry(name).or_insert(starting);
         let mut reason = "start";
         let mut failures = 0_u32;
         loop {

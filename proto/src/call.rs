@@ -1,11 +1,16 @@
 //! What every call between tiers carries beside its message: a signed principal and the id of the request.
 
-use std::future::Future;
+use std::{
+    collections::HashMap,
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use tonic::{Request, Status};
 use yiqiu_base::{
     Clock, Code, Principal, Problem,
-    principal::{Keyring, Signer},
+    clock::Ms,
+    principal::{Keyring, LIFETIME_MS, Signer},
     telemetry::{REQUEST_ID_HEADER, request_id, request_id_or_new, with_request_id},
 };
 
@@ -26,22 +31,29 @@ pub fn signed<T>(message: T, principal: &str) -> Request<T> {
     request
 }
 
-/// A tier's own way of asking: signs each request as `service:<tier>`.
+/// A tier's own way of asking: signs its requests as `service:<tier>`.
 #[derive(Clone)]
 pub struct Caller {
     signer: Signer,
     clock: Clock,
+    /// The newest signed principal, and until when it is used again.
+    signed: Arc<Mutex<(String, Ms)>>,
 }
 
 impl Caller {
     /// Asks in the name of the signer's tier.
     pub fn new(signer: Signer, clock: Clock) -> Self {
-        Self { signer, clock }
+        Self { signer, clock, signed: Arc::default() }
     }
 
     /// The message as a request of this tier.
     pub fn request<T>(&self, message: T) -> Request<T> {
-        signed(message, &self.signer.service(&self.clock))
+        let now = self.clock.now();
+        let mut newest = self.signed.lock().unwrap_or_else(PoisonError::into_inner);
+        if newest.1 <= now {
+            *newest = (self.signer.service(&self.clock), now + LIFETIME_MS / 2);
+        }
+        signed(message, &newest.0)
     }
 }
 
@@ -50,12 +62,17 @@ impl Caller {
 pub struct Callee {
     keyring: Keyring,
     clock: Clock,
+    /// Signed texts that were verified, each good until its principal ends. Tiers use one for a while.
+    verified: Arc<Mutex<HashMap<String, Principal>>>,
 }
+
+/// How many verified principals are kept: a few for each tier.
+const VERIFIED_MOST: usize = 64;
 
 impl Callee {
     /// Verifies with this keyring.
     pub fn new(keyring: Keyring, clock: Clock) -> Self {
-        Self { keyring, clock }
+        Self { keyring, clock, verified: Arc::default() }
     }
 
     /// The principal that signed a call; UNAUTHENTICATED without a good one.
@@ -65,7 +82,17 @@ impl Callee {
             .get(PRINCIPAL)
             .and_then(|v| v.to_str().ok())
             .ok_or_else(|| to_status(Problem::new(Code::Unauthenticated, "the call carries no principal")))?;
-        self.keyring.verify(signed, self.clock.now()).map_err(to_status)
+        let now = self.clock.now();
+        let mut verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = verified.get(signed).filter(|p| p.expires_ms > now) {
+            return Ok(known.clone());
+        }
+        let principal = self.keyring.verify(signed, now).map_err(to_status)?;
+        if verified.len() >= VERIFIED_MOST {
+            verified.clear();
+        }
+        verified.insert(signed.to_owned(), principal.clone());
+        Ok(principal)
     }
 
     /// Serves a call: verifies who calls, takes over the request id, and turns a refusal into a status.

@@ -6,7 +6,7 @@ use sea_orm::{ConnectionTrait, FromQueryResult, Value};
 use yiqiu_base::{
     Code, Id, NodeState, NodeType, Power, Problem, Size,
     clock::Ms,
-    database::{Transaction, insert_rows, is_duplicate, is_reference, sql},
+    database::{Transaction, inserts, is_duplicate, is_reference, sql},
     id::{Host, Node, RContract},
     idempotency::{self, Key},
     outbox::NewEvent,
@@ -79,12 +79,12 @@ impl Store {
             let node = |line: &NewLine| Some(node_of(admission, line, hosts.get(&line.host_id)?, now));
             made.push(admission.contract.lines.iter().filter_map(node).collect::<Vec<NodeModel>>());
         }
-        lines_inserted(&transaction, group, &admitted, &made, now).await?;
+        lines_inserted(&mut transaction, group, &admitted, &made, now)?;
         for (at, nodes) in admitted.into_iter().zip(made) {
             created(&mut transaction, group[at], now);
             verdicts[at] = Some(Ok(Admitted { id: group[at].contract.id, nodes }));
         }
-        transaction.commit().await?;
+        transaction.commit().await.map_err(line_refused)?;
         let undecided = || Err(Problem::internal("a contract of the group has no verdict"));
         Ok(verdicts.into_iter().map(|verdict| verdict.unwrap_or_else(undecided)).collect())
     }
@@ -287,8 +287,8 @@ fn node_of(admission: &Admission, line: &NewLine, host: &HostModel, now: Ms) -> 
     }
 }
 
-async fn lines_inserted(
-    transaction: &Transaction,
+fn lines_inserted(
+    transaction: &mut Transaction,
     group: &[&Admission],
     admitted: &[usize],
     made: &[Vec<NodeModel>],
@@ -308,32 +308,32 @@ async fn lines_inserted(
         })
         .collect();
     let columns = ["id", "rcontract_id", "host_id", "name", "cpu", "memory", "disk", "iops"];
-    insert_rows(&**transaction, "line", &columns, line_rows).await.map_err(line_there)?;
+    let mut writes = inserts("line", &columns, line_rows);
     let claim_rows =
         lines().map(|(_, l)| row(vec![l.id.uuid().into(), l.host_id.uuid().into()], l.spec.size)).collect();
-    insert_rows(&**transaction, "claim", &["line_id", "host_id", "cpu", "memory", "disk", "iops"], claim_rows).await?;
+    writes.extend(inserts("claim", &["line_id", "host_id", "cpu", "memory", "disk", "iops"], claim_rows));
     let segment_rows = lines()
         .map(|(_, l)| row(vec![l.id.uuid().into(), 1_i64.into(), now.into(), Power::Off.as_str().into()], l.spec.size))
         .collect();
     let columns = ["line_id", "ordinal", "from_ms", "power", "cpu", "memory", "disk", "iops"];
-    insert_rows(&**transaction, "segment", &columns, segment_rows).await.map_err(line_there)?;
+    writes.extend(inserts("segment", &columns, segment_rows));
     let node_rows = made.iter().flatten().map(node_row).collect::<Result<Vec<_>, _>>()?;
-    insert_rows(&**transaction, "node", &NODE_COLUMNS, node_rows).await.map_err(|error| {
-        match is_reference(&error) {
-            true => Problem::new(Code::NotFound, "the image of a line was deleted just now"),
-            false => error.into(),
-        }
-    })?;
+    writes.extend(inserts("node", &NODE_COLUMNS, node_rows));
+    transaction.later(writes);
     Ok(())
 }
 
-/// A line id is used once, also after its contract was released: its meter segments stay.
-#[allow(clippy::needless_pass_by_value)] // used as `map_err(line_there)`
-fn line_there(error: sea_orm::DbErr) -> Problem {
-    match is_duplicate(&error) {
-        true => Problem::new(Code::AlreadyExists, "a line with this id is or was there already: mint a new one"),
-        false => error.into(),
+/// What the rows of new lines can break. A line id is used once, also after its contract was released: its meter
+/// segments stay.
+#[allow(clippy::needless_pass_by_value)] // used as `map_err(line_refused)`
+fn line_refused(error: sea_orm::DbErr) -> Problem {
+    if is_duplicate(&error) {
+        return Problem::new(Code::AlreadyExists, "a line with this id is or was there already: mint a new one");
     }
+    if is_reference(&error) {
+        return Problem::new(Code::NotFound, "the image of a line was deleted just now");
+    }
+    error.into()
 }
 
 const NODE_COLUMNS: [&str; 19] = [

@@ -214,7 +214,7 @@ impl Store {
                 }
             }
             node.changed_ms = now;
-            seen(&transaction, node).await?;
+            seen(&mut transaction, node)?;
             emit_changed(&mut transaction, node, now);
             changed.push(node.clone());
         }
@@ -230,22 +230,18 @@ pub(super) async fn count_of_image(transaction: &Transaction, image: Id<Image>) 
     Ok(row.map_or(Ok(0), |row| row.try_get("", "n"))?)
 }
 
-async fn seen(transaction: &Transaction, node: &NodeModel) -> Result<(), Problem> {
-    transaction
-        .execute_raw(sql(
-            transaction.get_database_backend(),
-            "UPDATE node SET state = ?, carried = ?, boot = ?, detail = ?, ports = ?, changed_ms = ? WHERE id = ?",
-            [
-                node.state.as_str().into(),
-                node.carried.into(),
-                node.boot.into(),
-                node.detail.as_str().into(),
-                serde_json::to_string(&node.ports).map_err(Problem::internal)?.into(),
-                node.changed_ms.into(),
-                node.id.uuid().into(),
-            ],
-        ))
-        .await?;
+fn seen(transaction: &mut Transaction, node: &NodeModel) -> Result<(), Problem> {
+    let values = vec![
+        node.state.as_str().into(),
+        node.carried.into(),
+        node.boot.into(),
+        node.detail.as_str().into(),
+        serde_json::to_string(&node.ports).map_err(Problem::internal)?.into(),
+        node.changed_ms.into(),
+        node.id.uuid().into(),
+    ];
+    let text = "UPDATE node SET state = ?, carried = ?, boot = ?, detail = ?, ports = ?, changed_ms = ? WHERE id = ?";
+    transaction.later([(text.to_owned(), values)]);
     Ok(())
 }
 
