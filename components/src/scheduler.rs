@@ -122,11 +122,11 @@ pub fn choose<'a>(wish: &Wish, hosts: &'a [Host], hints: &Hints) -> Option<Vec<&
 }
 
 /// Explains why there is no room for a wish that [`choose`] found none for. `listed` is how many hosts it names.
-pub fn explain(wish: &Wish, hosts: &[Host], listed: NonZeroUsize) -> Explanation {
+pub fn explain(wish: &Wish, hosts: &[Host], listed: NonZeroUsize) -> Box<Explanation> {
     let hints = Hints::default();
     let mut ground = Ground::new(wish, hosts, &hints);
     let chosen = ground.fill();
-    explain::explain(&ground, &chosen, listed)
+    Box::new(explain::explain(&ground, &chosen, listed))
 }
 
 /// The hosts with what they hold as the plan goes on.

@@ -52,7 +52,7 @@ fn wish(count: u32, cpu: i64, mib: i64) -> Wish {
 }
 
 /// What is chosen without hints, or why nothing can be.
-fn plan<'a>(wish: &Wish, hosts: &'a [Host], listed: NonZeroUsize) -> Result<Vec<&'a Host>, Explanation> {
+fn plan<'a>(wish: &Wish, hosts: &'a [Host], listed: NonZeroUsize) -> Result<Vec<&'a Host>, Box<Explanation>> {
     choose(wish, hosts, &Hints::default()).ok_or_else(|| explain(wish, hosts, listed))
 }
 
@@ -61,7 +61,7 @@ fn names(wish: &Wish, hosts: &[Host]) -> Vec<String> {
 }
 
 fn refused(wish: &Wish, hosts: &[Host]) -> Explanation {
-    plan(wish, hosts, listed()).unwrap_err()
+    *plan(wish, hosts, listed()).unwrap_err()
 }
 
 #[test]
