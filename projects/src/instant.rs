@@ -22,6 +22,22 @@ pub fn parse(field: &str, text: &str) -> Result<Ms, Problem> {
     ms.filter(|ms| (0..=END_MS).contains(ms)).ok_or_else(bad)
 }
 
+/// A point in time as RFC 3339 in UTC, to the millisecond.
+pub fn shown_as(ms: Ms) -> String {
+    let (days, rest) = (ms.div_euclid(DAY_MS), ms.rem_euclid(DAY_MS));
+    let mut year = 1970 + days.div_euclid(366); // not above the right one: points are from 1970 on
+    while days_since_1970(year + 1, 1, 1) <= days {
+        year += 1;
+    }
+    let mut month = 1;
+    while month < 12 && days_since_1970(year, month + 1, 1) <= days {
+        month += 1;
+    }
+    let day = days - days_since_1970(year, month, 1) + 1;
+    let (hour, minute, second) = (rest / 3_600_000, rest / 60_000 % 60, rest / 1000 % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", rest % 1000)
+}
+
 fn rfc3339(text: &str) -> Option<Ms> {
     let bytes = text.as_bytes();
     if !text.is_ascii() || bytes.len() < 20 {
@@ -99,6 +115,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn points_are_shown() {
+        for (ms, text) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_782_400_000, "2000-02-29T00:00:00.000Z"),
+            (1_735_689_599_999, "2024-12-31T23:59:59.999Z"),
+            (END_MS - 1, "9999-12-31T23:59:59.999Z"),
+        ] {
+            assert_eq!(shown_as(ms), text);
+        }
+    }
+
+    #[test]
     fn points_in_time() {
         for (text, ms) in [
             ("0", 0),
@@ -113,6 +141,7 @@ mod tests {
             ("2024-12-31T23:59:59.999Z", 1_735_689_599_999),
         ] {
             assert_eq!(parse("from", text).ok(), Some(ms), "{text}");
+            assert_eq!(parse("from", &shown_as(ms)).ok(), Some(ms), "{text}");
         }
         for text in [
             "",

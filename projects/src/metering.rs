@@ -57,6 +57,9 @@ pub(crate) struct Meter {
 /// A pause between questions, for a tier that answers "nothing" at once instead of waiting.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// How long events gather after a batch that was not full: by so much a report may be late.
+const GATHER: Duration = Duration::from_millis(200);
+
 impl Meter {
     /// Asks for what follows, waiting for a first event, and takes it over.
     pub(crate) async fn pass(&self) -> Result<Next, Problem> {
@@ -76,7 +79,10 @@ impl Meter {
         apply(&change, &effects).await?;
         change.commit().await.map_err(problem)?;
         metrics::counter!("yiqiu_metering_events_total", "source" => self.source).increment(events.len() as u64);
-        Ok(Next::Requeue(Duration::ZERO))
+        // A batch that is not full is all there was: events gather for a moment, so that a busy tier is followed in few
+        // passes, each of which is a commit of its own.
+        let full = events.len() >= usize::try_from(self.batch).unwrap_or(usize::MAX);
+        Ok(Next::Requeue(if full { Duration::ZERO } else { GATHER }))
     }
 
     /// Refuses to go on in another history than the one that the cursor counts in: one with another epoch, or one that

@@ -50,7 +50,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             poll: Duration::from_secs(20),
-            batch: 200,
+            batch: 1000,
             meter_period: Duration::from_secs(5),
             sweep_period: Duration::from_secs(60),
             sweep_grace: Duration::from_secs(600),
@@ -236,7 +236,10 @@ fn in_use(noun: &str, name: &str, uses: &[(&str, i64)], hint: &str) -> Result<()
     if left.is_empty() {
         return Ok(());
     }
-    let told: Vec<String> = left.iter().map(|(what, n)| format!("{n} {what}")).collect();
+    let told: Vec<String> = left
+        .iter()
+        .map(|(what, n)| format!("{n} {}", if *n == 1 { what.strip_suffix('s').unwrap_or(what) } else { *what }))
+        .collect();
     let data: serde_json::Map<_, _> = left.iter().map(|(what, n)| ((*what).replace(' ', "_"), (*n).into())).collect();
     Err(Problem::new(Code::InUse, format!("{noun} `{name}` is in use by {}: {hint}", told.join(", "))).with_data(data))
 }

@@ -5,6 +5,7 @@ use yiqiu_base::{Principal, Problem, clock::Ms, database::problem, principal::Ro
 use super::Service;
 use crate::{
     effect::BUCKET_MS,
+    instant,
     model::Project,
     report::{self, Report},
     store::{binding, project, segment, usage},
@@ -51,7 +52,8 @@ impl Service {
         let first = project.created_ms - project.created_ms.rem_euclid(BUCKET_MS);
         let from_ms = period.from_ms.unwrap_or_else(|| first.min(to_ms));
         if from_ms > to_ms {
-            return Err(Problem::invalid(format!("the period ends at {to_ms}, before it begins at {from_ms}")));
+            let (from, to) = (instant::shown_as(from_ms), instant::shown_as(to_ms));
+            return Err(Problem::invalid(format!("the period ends at {to}, before it begins at {from}")));
         }
 
         let (read, owner) = (self.0.database.read(), project.owner());
