@@ -10,6 +10,7 @@ use super::{
     node::{Power, all_running, id_of, released, set_power},
     noun::Noun,
     output::{self, As, Column, Format},
+    owned::{self, InProject},
     wait,
     workload::{SizeArgs, WorkloadArgs},
 };
@@ -36,7 +37,7 @@ const COMPONENT: Noun = Noun {
     columns: &[
         Column("NAME", &["/name"], As::Text),
         Column("POWER", &["/power"], As::Text),
-        Column("STATE", &["/state"], As::Text),
+        Column("STATE", &[""], As::StateOnHost),
         Column("HOST", &["/host"], As::Text),
         Column("PORTS", &["/ports"], As::Ports),
         Column("ID", &["/id"], As::Text),
@@ -52,16 +53,20 @@ pub enum CContract {
     /// Asks for components of a size; where they go is the scheduler's choice.
     Create(Box<Create>),
     /// Lists the contracts.
-    List,
+    List(InProject),
     /// Shows one.
     Get {
         /// Name or id.
         ccontract: String,
+        #[command(flatten)]
+        within: InProject,
     },
     /// Releases one: its components are stopped and removed.
     Delete {
         /// Name or id.
         ccontract: String,
+        #[command(flatten)]
+        within: InProject,
         /// Wait until it is released.
         #[arg(long)]
         wait: bool,
@@ -74,11 +79,14 @@ pub struct Create {
     /// Its name, unique in the project.
     name: String,
     /// How many components.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, allow_negative_numbers = true)]
     count: u32,
     /// What kind of component.
     #[arg(long = "type", value_name = "TYPE", default_value = "container")]
     component_type: String,
+    /// The image that each starts from, by name or id.
+    #[arg(long, value_name = "IMAGE")]
+    image: String,
     #[command(flatten)]
     size: SizeArgs,
     #[command(flatten)]
@@ -108,7 +116,7 @@ pub struct Create {
 
 impl Create {
     fn body(&self) -> Value {
-        let mut need = json!({"size": self.size.json()});
+        let mut need = json!({"size": self.size.json(), "image": self.image});
         self.workload.add_to(&mut need);
         if let Some(mhz) = self.min_clock_mhz {
             need["min_clock_mhz"] = json!(mhz);
@@ -137,11 +145,15 @@ pub enum Component {
         /// Only of this contract, by name or id.
         #[arg(long)]
         ccontract: Option<String>,
+        #[command(flatten)]
+        within: InProject,
     },
     /// Shows one.
     Get {
         /// Name or id.
         component: String,
+        #[command(flatten)]
+        within: InProject,
     },
     /// Starts a component.
     PowerOn(Power),
@@ -170,12 +182,14 @@ pub async fn ccontract(session: &Session, verb: CContract) -> Outcome {
             .await?;
             show_whole(session, &done)
         }
-        CContract::List => CCONTRACT.list(session, &[]).await,
-        CContract::Get { ccontract } => {
+        CContract::List(within) => owned::list(session, &CCONTRACT, &[], &within).await,
+        CContract::Get { ccontract, within } => {
+            let ccontract = owned::find(session, &CCONTRACT, ccontract, &within).await?;
             let contract = CCONTRACT.fetch(session, &ccontract).await?;
             show_whole(session, &contract)
         }
-        CContract::Delete { ccontract, wait } => {
+        CContract::Delete { ccontract, within, wait } => {
+            let ccontract = owned::find(session, &CCONTRACT, ccontract, &within).await?;
             if wait {
                 released(session, &CCONTRACT, &ccontract).await
             } else {
@@ -200,9 +214,14 @@ fn show_whole(session: &Session, contract: &Value) -> Outcome {
 /// Carries out `yiqiu component …`.
 pub async fn component(session: &Session, verb: Component) -> Outcome {
     match verb {
-        Component::List { ccontract: Some(contract) } => COMPONENT.list(session, &[("ccontract", &contract)]).await,
-        Component::List { ccontract: None } => COMPONENT.list(session, &[]).await,
-        Component::Get { component } => COMPONENT.get(session, &component).await,
+        Component::List { ccontract: Some(contract), within } => {
+            let contract = owned::find(session, &CCONTRACT, contract, &within).await?;
+            owned::list(session, &COMPONENT, &[("ccontract", &contract)], &within).await
+        }
+        Component::List { ccontract: None, within } => owned::list(session, &COMPONENT, &[], &within).await,
+        Component::Get { component, within } => {
+            COMPONENT.get(session, &owned::find(session, &COMPONENT, component, &within).await?).await
+        }
         Component::PowerOn(power) => set_power(session, &COMPONENT, power, "on").await,
         Component::PowerOff(power) => set_power(session, &COMPONENT, power, "off").await,
     }

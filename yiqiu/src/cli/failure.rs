@@ -99,7 +99,11 @@ fn hosts_refused(verdicts: &[Value]) -> String {
         let takes = verdict.get("takes").and_then(Value::as_u64).unwrap_or(0).to_string();
         let refusals = verdict.get("refusals").and_then(Value::as_array).into_iter().flatten();
         refusals.map(move |refusal| {
-            vec![text(verdict, "host"), takes.clone(), text(refusal, "filter"), refusal_words(refusal)]
+            let host = text(verdict, "host");
+            let words = refusal_words(refusal);
+            // The column before it names the host already.
+            let words = words.strip_prefix(&format!("host {host} ")).unwrap_or(&words).to_owned();
+            vec![host, takes.clone(), text(refusal, "filter"), words]
         })
     });
     super::output::grid(&["HOST", "TAKES", "FILTER", "WHY NO MORE"], rows)
@@ -135,7 +139,7 @@ mod tests {
             "data": {
                 "verdicts": [{"host": "h1", "takes": 1, "refusals": [
                     {"filter": "room", "dimension": "cpu_millicores", "asked": 2000, "free": 500, "missing": 1500},
-                    {"filter": "state", "why": "is unreachable"},
+                    {"filter": "state", "why": "host h1 is unreachable"},
                 ]}],
                 "left_out": 3,
             },

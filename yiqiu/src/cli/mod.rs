@@ -9,6 +9,7 @@ pub mod image;
 pub mod node;
 pub mod noun;
 pub mod output;
+pub mod owned;
 pub mod people;
 pub mod place;
 pub mod time;
@@ -16,7 +17,7 @@ pub mod usage;
 pub mod wait;
 pub mod workload;
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{process::ExitCode, time::Duration};
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -39,7 +40,7 @@ pub struct Global {
     server: String,
     /// A file with the token. The token itself can be in YIQIU_TOKEN; it has no place on a command line.
     #[arg(long, global = true, env = "YIQIU_TOKEN_FILE", value_name = "FILE")]
-    token_file: Option<PathBuf>,
+    token_file: Option<String>,
     /// In which form answers are printed.
     #[arg(short, long, global = true, value_name = "FORM", default_value = "table")]
     output: Format,
@@ -161,7 +162,12 @@ fn parts(document: &Value) -> Vec<Value> {
     let databases = of("databases").map(|(name, said)| json!({"part": format!("database {name}"), "state": said}));
     let loops = of("loops").map(|(name, status)| {
         let error = status.get("error").and_then(Value::as_str).unwrap_or_default();
-        let state = if error.is_empty() { "well" } else { error };
+        let starting = status.get("reason").and_then(Value::as_str) == Some("starting");
+        let state = match error {
+            "" if starting => "starting",
+            "" => "well",
+            error => error,
+        };
         json!({"part": format!("loop {name}"), "state": state, "last_ms": status.get("last_ms")})
     });
     databases.chain(loops).collect()
@@ -181,13 +187,14 @@ async fn health(session: &Session) -> Outcome {
 impl Session {
     fn new(global: Global) -> Outcome<Self> {
         let Global { server, token_file, output, timeout, idempotency_key } = global;
-        let token = match token_file {
+        // A variable that is set to nothing is as good as none.
+        let token = match token_file.filter(|path| !path.is_empty()) {
             Some(path) => {
                 let text = std::fs::read_to_string(&path)
-                    .map_err(|error| Failure::Usage(format!("the token file {}: {error}", path.display())))?;
+                    .map_err(|error| Failure::Usage(format!("the token file {path}: {error}")))?;
                 Some(Secret::from_text(text.trim()))
             }
-            None => std::env::var("YIQIU_TOKEN").ok().map(Secret::from_text),
+            None => std::env::var("YIQIU_TOKEN").ok().filter(|text| !text.is_empty()).map(Secret::from_text),
         };
         Ok(Self { client: Client::new(&server, token, idempotency_key)?, server, format: output, timeout })
     }

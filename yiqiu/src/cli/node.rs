@@ -15,6 +15,7 @@ use super::{
     failure::{Failure, Outcome},
     noun::Noun,
     output::{As, Column},
+    owned::{self, InProject},
     wait::{self, Progress},
     workload::{SizeArgs, WorkloadArgs, read_file},
 };
@@ -26,7 +27,6 @@ const RCONTRACT: Noun = Noun {
     columns: &[
         Column("NAME", &["/name"], As::Text),
         Column("STATE", &["/state"], As::Text),
-        Column("OWNER", &["/owner"], As::Text),
         Column("NODES", &["/lines", "/nodes"], As::Count),
         Column("CREATED", &["/created_ms"], As::Time),
         Column("ID", &["/id"], As::Text),
@@ -41,7 +41,7 @@ const NODE: Noun = Noun {
         Column("NAME", &["/name"], As::Text),
         Column("HOST", &["/host"], As::Text),
         Column("POWER", &["/power"], As::Text),
-        Column("STATE", &["/state"], As::Text),
+        Column("STATE", &[""], As::StateOnHost),
         Column("SIZE", &["/spec/size"], As::Size),
         Column("PORTS", &["/ports"], As::Ports),
         Column("ID", &["/id"], As::Text),
@@ -55,16 +55,20 @@ pub enum RContract {
     /// Claims a node of a given size on a given host, or what a file says: all of it, or nothing.
     Create(Box<CreateRContract>),
     /// Lists the contracts.
-    List,
+    List(InProject),
     /// Shows one.
     Get {
         /// Name or id.
         rcontract: String,
+        #[command(flatten)]
+        within: InProject,
     },
     /// Releases one: its nodes are stopped and removed.
     Delete {
         /// Name or id.
         rcontract: String,
+        #[command(flatten)]
+        within: InProject,
         /// Wait until it is released.
         #[arg(long)]
         wait: bool,
@@ -83,17 +87,20 @@ pub struct CreateRContract {
     #[arg(long, required_unless_present = "file")]
     host: Option<String>,
     /// Processors, such as 0.5; without a size the whole of a host that is cut as bm.
-    #[arg(long, value_name = "CORES", value_parser = parse_thousandths, requires = "memory")]
+    #[arg(long, value_name = "CORES", value_parser = parse_thousandths, requires = "memory", allow_hyphen_values = true)]
     cpu: Option<i64>,
     /// Memory, such as 512MiB.
-    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, requires = "cpu")]
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, requires = "cpu", allow_hyphen_values = true)]
     memory: Option<i64>,
     /// Disk, such as 10GiB.
-    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value = "0")]
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value = "0", allow_hyphen_values = true)]
     disk: i64,
     /// Disk operations a second.
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(i64).range(0..), allow_negative_numbers = true)]
     iops: i64,
+    /// The image that it starts from, by name or id; a host that is cut as bm needs none.
+    #[arg(long, value_name = "IMAGE")]
+    image: Option<String>,
     #[command(flatten)]
     workload: WorkloadArgs,
     /// Leave the node off.
@@ -122,6 +129,9 @@ impl CreateRContract {
             line["size"] = SizeArgs { cpu, memory, disk: self.disk, iops: self.iops }.json();
         }
         line["power"] = json!(if self.off { "off" } else { "on" });
+        if let Some(image) = &self.image {
+            line["image"] = json!(image);
+        }
         self.workload.add_to(&mut line);
         Ok(json!({"name": self.name, "lines": [line]}))
     }
@@ -131,11 +141,13 @@ impl CreateRContract {
 #[derive(Debug, Subcommand)]
 pub enum Node {
     /// Lists the nodes.
-    List,
+    List(InProject),
     /// Shows one.
     Get {
         /// Name or id.
         node: String,
+        #[command(flatten)]
+        within: InProject,
     },
     /// Starts a node.
     PowerOn(Power),
@@ -148,6 +160,8 @@ pub enum Node {
 pub struct Power {
     /// Name or id.
     name: String,
+    #[command(flatten)]
+    within: InProject,
     /// Wait until it is done.
     #[arg(long)]
     wait: bool,
@@ -175,9 +189,12 @@ pub async fn rcontract(session: &Session, verb: RContract) -> Outcome {
             .await?;
             RCONTRACT.show(session, &done)
         }
-        RContract::List => RCONTRACT.list(session, &[]).await,
-        RContract::Get { rcontract } => RCONTRACT.get(session, &rcontract).await,
-        RContract::Delete { rcontract, wait } => {
+        RContract::List(within) => owned::list(session, &RCONTRACT, &[], &within).await,
+        RContract::Get { rcontract, within } => {
+            RCONTRACT.get(session, &owned::find(session, &RCONTRACT, rcontract, &within).await?).await
+        }
+        RContract::Delete { rcontract, within, wait } => {
+            let rcontract = owned::find(session, &RCONTRACT, rcontract, &within).await?;
             if wait {
                 released(session, &RCONTRACT, &rcontract).await
             } else {
@@ -190,24 +207,25 @@ pub async fn rcontract(session: &Session, verb: RContract) -> Outcome {
 /// Carries out `yiqiu node …`.
 pub async fn node(session: &Session, verb: Node) -> Outcome {
     match verb {
-        Node::List => NODE.list(session, &[]).await,
-        Node::Get { node } => NODE.get(session, &node_id(session, node).await?).await,
+        Node::List(within) => owned::list(session, &NODE, &[], &within).await,
+        Node::Get { node, within } => NODE.get(session, &node_id(session, node, &within).await?).await,
         Node::PowerOn(power) => power_node(session, power, "on").await,
         Node::PowerOff(power) => power_node(session, power, "off").await,
     }
 }
 
-async fn power_node(session: &Session, Power { name, wait }: Power, power: &str) -> Outcome {
-    let name = node_id(session, name).await?;
-    set_power(session, &NODE, Power { name, wait }, power).await
+async fn power_node(session: &Session, mut ask: Power, power: &str) -> Outcome {
+    ask.name = node_id(session, ask.name, &ask.within).await?;
+    ask.within = InProject::default();
+    set_power(session, &NODE, ask, power).await
 }
 
 /// The API knows nodes by id: names are unique in their contract only. A name that only one node has is as good.
-async fn node_id(session: &Session, name: String) -> Outcome<String> {
+async fn node_id(session: &Session, name: String, within: &InProject) -> Outcome<String> {
     if name.parse::<Id<id::Node>>().is_ok() {
         return Ok(name);
     }
-    let nodes = session.client.all(NODE.tier, &[NODE.path], &[]).await?;
+    let nodes = owned::all(session, &NODE, &[], within).await?;
     let named: Vec<&Value> = nodes.iter().filter(|node| text(node, "name") == name).collect();
     match named.as_slice() {
         [node] => id_of(node),
@@ -226,7 +244,8 @@ pub async fn set_power(session: &Session, noun: &Noun, ask: Power, power: &str) 
         // Resources knows a repeated request by this, Components by the idempotency key.
         body["command_id"] = json!(Id::<Command>::new());
     }
-    let asked = session.client.post(noun.tier, &[noun.path, &ask.name, "power"], &[], &body).await?;
+    let name = owned::find(session, noun, ask.name.clone(), &ask.within).await?;
+    let asked = session.client.post(noun.tier, &[noun.path, &name, "power"], &[], &body).await?;
     if !ask.wait {
         return noun.show(session, &asked);
     }

@@ -46,9 +46,14 @@ impl Noun {
 
     /// Deletes one. What is deleted at once has nothing to print; what takes time answers with its state.
     pub async fn delete(&self, session: &Session, name: &str) -> Outcome {
+        self.end(session, name, "deleted").await
+    }
+
+    /// The same, where another word says what came of it.
+    pub async fn end(&self, session: &Session, name: &str, done: &str) -> Outcome {
         let answer = session.client.delete(self.tier, &[self.path, name]).await?;
         if answer.is_null() {
-            output::note(format_args!("{} {name}: deleted", self.word));
+            output::note(format_args!("{} {name}: {done}", self.word));
             return Ok(());
         }
         self.show(session, &answer)

@@ -30,6 +30,8 @@ pub enum Format {
 pub enum As {
     /// As it is: text, numbers, booleans; lists with commas.
     Text,
+    /// The state of what is on a host, of the whole item; with that of the host where it is not online.
+    StateOnHost,
     /// Bytes in the largest unit.
     Bytes,
     /// Millicores as cores.
@@ -115,9 +117,44 @@ fn csv(columns: &[Column], items: &[Value]) -> String {
         false => cell,
     };
     let line = |cells: Vec<String>| cells.into_iter().map(quoted).collect::<Vec<_>>().join(",") + "\n";
-    let titles = line(columns.iter().map(|column| column.0.to_lowercase()).collect());
-    let rows = items.iter().map(|item| line(columns.iter().map(|column| cell(*column, item)).collect()));
-    std::iter::once(titles).chain(rows).collect()
+    let titles = columns.iter().flat_map(|column| parts(*column, &Value::Null)).map(|(title, _)| title).collect();
+    let rows = items
+        .iter()
+        .map(|item| line(columns.iter().flat_map(|column| parts(*column, item)).map(|(_, cell)| cell).collect()));
+    std::iter::once(line(titles)).chain(rows).collect()
+}
+
+/// A column for programs: each of its parts by a name with the base unit.
+fn parts(column: Column, item: &Value) -> Vec<(String, String)> {
+    let Column(title, _, shape) = column;
+    let value = value_of(column, item);
+    let name = title.to_lowercase().replace(' ', "_");
+    let unit = |unit: &str| vec![(format!("{name}_{unit}"), raw(value))];
+    match shape {
+        As::Text => vec![(name, raw(value))],
+        As::Count | As::Ports => vec![(name, if raw(value).is_empty() { String::new() } else { shown(shape, value) })],
+        As::StateOnHost => vec![(name, raw(&value["state"])), ("host_state".into(), host_state(value).to_owned())],
+        As::Bytes => unit("bytes"),
+        As::Cpu => unit("millicores"),
+        As::Time | As::Span => unit("ms"),
+        As::CoreTime => unit("millicore_ms"),
+        As::CpuTime => unit("ns"),
+        As::ByteTime => unit("byte_ms"),
+        As::Size => ["cpu_millicores", "memory_bytes", "disk_bytes", "disk_iops"]
+            .map(|part| (format!("{name}_{part}"), raw(&value[part])))
+            .into(),
+    }
+}
+
+/// A value for programs: nothing where there is nothing.
+fn raw(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) if text.is_empty() => String::new(),
+        Value::Array(list) if list.is_empty() => String::new(),
+        Value::Bool(_) | Value::Number(_) => value.to_string(),
+        Value::String(_) | Value::Array(_) | Value::Object(_) => plain(value),
+    }
 }
 
 /// Columns without borders, two spaces apart.
@@ -130,9 +167,12 @@ pub fn grid(titles: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Str
     table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
-fn cell(Column(_, pointers, shape): Column, item: &Value) -> String {
-    let value = pointers.iter().find_map(|pointer| item.pointer(pointer)).unwrap_or(&Value::Null);
-    shown(shape, value)
+fn cell(column: Column, item: &Value) -> String {
+    shown(column.2, value_of(column, item))
+}
+
+fn value_of(Column(_, pointers, _): Column, item: &Value) -> &Value {
+    pointers.iter().find_map(|pointer| item.pointer(pointer)).unwrap_or(&Value::Null)
 }
 
 /// A value as a cell; `-` for what is not there.
@@ -140,6 +180,10 @@ pub fn shown(shape: As, value: &Value) -> String {
     let number = |f: fn(i64) -> String| amount(value).map_or_else(|| plain(value), |n| f(clamped(n)));
     match shape {
         As::Text => plain(value),
+        As::StateOnHost => match host_state(value) {
+            "" | "online" => plain(&value["state"]),
+            host => format!("{} (host {host})", plain(&value["state"])),
+        },
         As::CoreTime => amount(value).map_or_else(|| plain(value), |n| seconds(n / 1_000)),
         As::CpuTime => amount(value).map_or_else(|| plain(value), |n| seconds(n / 1_000_000)),
         As::ByteTime => {
@@ -158,6 +202,11 @@ pub fn shown(shape: As, value: &Value) -> String {
             _ => "-".into(),
         },
     }
+}
+
+/// Of a node, or of a component.
+fn host_state(item: &Value) -> &str {
+    ["/host_state", "/actual/host_state"].iter().find_map(|at| item.pointer(at)?.as_str()).unwrap_or_default()
 }
 
 /// A whole number; large ones come as strings of digits.
@@ -224,10 +273,38 @@ mod tests {
     }
 
     #[test]
+    fn csv_is_in_base_units_and_has_no_dashes() {
+        use serde_json::json;
+        let columns = [
+            Column("NAME", &["/name"], As::Text),
+            Column("STATE", &[""], As::StateOnHost),
+            Column("EACH", &["/size"], As::Size),
+            Column("LAST PASS", &["/at"], As::Time),
+            Column("PORTS", &["/ports"], As::Ports),
+            Column("NODES", &["/nodes"], As::Count),
+        ];
+        let items = [
+            json!({"name": "a", "state": "running", "actual": {"host_state": "unreachable"}, "at": 5,
+                "size": {"cpu_millicores": 1500, "memory_bytes": 1024}, "nodes": [1, 2],
+                "ports": [{"node_port": 80, "host_port": 9, "host_address": ""}]}),
+            json!({"name": "b", "ports": []}),
+        ];
+        assert_eq!(
+            csv(&columns, &items),
+            "name,state,host_state,each_cpu_millicores,each_memory_bytes,each_disk_bytes,each_disk_iops,last_pass_ms,\
+             ports,nodes\n\
+             a,running,unreachable,1500,1024,,,5,127.0.0.1:9->80,2\n\
+             b,,,,,,,,,\n"
+        );
+        assert_eq!(shown(As::StateOnHost, &items[0]), "running (host unreachable)");
+        assert_eq!(shown(As::StateOnHost, &json!({"state": "off", "host_state": "online"})), "off");
+    }
+
+    #[test]
     fn a_table_has_its_columns_two_apart() {
         let columns = [Column("NAME", &["/name"], As::Text), Column("CPU", &["/x/cpu", "/cpu"], As::Cpu)];
         let items = [serde_json::json!({"name": "long-name", "cpu": 250}), serde_json::json!({"name": "b"})];
         assert_eq!(rows(&columns, &items), "NAME       CPU\nlong-name  0.25\nb          -\n");
-        assert_eq!(csv(&columns, &[serde_json::json!({"name": "a,\"b"})]), "name,cpu\n\"a,\"\"b\",-\n");
+        assert_eq!(csv(&columns, &[serde_json::json!({"name": "a,\"b"})]), "name,cpu_millicores\n\"a,\"\"b\",\n");
     }
 }

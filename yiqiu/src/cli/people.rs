@@ -1,6 +1,7 @@
 //! `user`, `project`, `token`: who asks, in whose name.
 
 use std::{
+    fs::File,
     io::Write,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
@@ -216,42 +217,64 @@ pub async fn token(session: &Session, verb: Token) -> Outcome {
             if let Some(span) = expires_in {
                 body["expires_ms"] = json!(session.now_ms() + i64::try_from(span.as_millis()).unwrap_or(i64::MAX / 2));
             }
-            let made = session.client.post(TOKEN.tier, &[TOKEN.path], &[], &body).await?;
-            made_token(session, made, save.as_deref())
+            let Some(path) = save else {
+                let made = session.client.post(TOKEN.tier, &[TOKEN.path], &[], &body).await?;
+                return made_token(session, &made);
+            };
+            // The file comes first: a token that cannot be kept is not made.
+            let file = new_private(&path).map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))?;
+            let saved = save_token(session, &body, file, &path).await;
+            if saved.is_err() {
+                let _ = std::fs::remove_file(&path); // it is empty or of no use; the failure says the rest
+            }
+            saved
         }
         Token::List => TOKEN.list(session, &[]).await,
         Token::Get { token } => TOKEN.get(session, &token).await,
-        Token::Revoke { token } => TOKEN.delete(session, &token).await,
+        Token::Revoke { token } => TOKEN.end(session, &token, "revoked").await,
     }
 }
 
-/// Prints the secret alone on standard output, so that it can be piped, or puts it into a file.
-fn made_token(session: &Session, mut made: Value, save: Option<&Path>) -> Outcome {
-    let secret = made.get("secret").and_then(Value::as_str).map(str::to_owned).ok_or_else(|| {
-        Failure::Failed(
-            "the token was made, but the answer that had it got lost, and it is not kept anywhere: revoke it (yiqiu \
-             token revoke) and make another"
-                .into(),
-        )
-    })?;
-    if let Some(path) = save {
-        write_private(path, format!("{secret}\n"))
-            .map_err(|error| Failure::Failed(format!("{}: {error}; revoke the token", path.display())))?;
-        if let Some(object) = made.as_object_mut() {
-            object.remove("secret");
-        }
-        return TOKEN.show(session, &made);
-    }
+/// Prints the secret alone on standard output, so that it can be piped.
+fn made_token(session: &Session, made: &Value) -> Outcome {
+    let secret = secret_of(made)?;
     if session.format != Format::Table {
-        return output::document(session.format, &made);
+        return output::document(session.format, made);
     }
     output::note("the token is shown only now");
     output::print(&format!("{secret}\n"))
 }
 
+/// Makes a token, puts its secret into the file, and prints the rest.
+async fn save_token(session: &Session, body: &Value, mut file: File, path: &Path) -> Outcome {
+    let mut made = session.client.post(TOKEN.tier, &[TOKEN.path], &[], body).await?;
+    let secret = secret_of(&made)?;
+    writeln!(file, "{secret}")
+        .and_then(|()| file.sync_all())
+        .map_err(|error| Failure::Failed(format!("{}: {error}; revoke the token", path.display())))?;
+    if let Some(object) = made.as_object_mut() {
+        object.remove("secret");
+    }
+    TOKEN.show(session, &made)
+}
+
+fn secret_of(made: &Value) -> Outcome<String> {
+    made.get("secret").and_then(Value::as_str).map(str::to_owned).ok_or_else(|| {
+        Failure::Failed(
+            "the token was made, but the answer that had it got lost, and it is not kept anywhere: revoke it (yiqiu \
+             token revoke) and make another"
+                .into(),
+        )
+    })
+}
+
 /// Writes a new file that only its owner can read. An existing one stays as it is.
 pub fn write_private(path: &Path, bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let mut file = new_private(path)?;
     file.write_all(bytes.as_ref())?;
     file.sync_all()
+}
+
+fn new_private(path: &Path) -> std::io::Result<File> {
+    std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }

@@ -31,10 +31,11 @@ where
             Progress::Arrived(value) => return Ok(value),
             Progress::Lost(why) => return Err(Failure::Failed(why)),
             Progress::Underway(line) => {
+                let line = line.trim_end();
                 if line != told {
                     let elapsed = i64::try_from(started.elapsed().as_millis()).unwrap_or(i64::MAX);
                     eprintln!("[{:>7}] {line}", super::time::span(elapsed));
-                    told = line;
+                    told = line.to_owned();
                 }
             }
         }

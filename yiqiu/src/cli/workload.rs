@@ -10,16 +10,16 @@ use super::failure::{Failure, Outcome};
 #[derive(Debug, Clone, Args)]
 pub struct SizeArgs {
     /// Processors, such as 0.5 or 2.
-    #[arg(long, value_name = "CORES", value_parser = parse_thousandths)]
+    #[arg(long, value_name = "CORES", value_parser = parse_thousandths, allow_hyphen_values = true)]
     pub cpu: i64,
     /// Memory, such as 512MiB or 2GiB.
-    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, allow_hyphen_values = true)]
     pub memory: i64,
     /// Disk, such as 10GiB.
-    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value = "0")]
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value = "0", allow_hyphen_values = true)]
     pub disk: i64,
     /// Disk operations a second.
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(i64).range(0..), allow_negative_numbers = true)]
     pub iops: i64,
 }
 
@@ -35,9 +35,6 @@ impl SizeArgs {
 /// What runs.
 #[derive(Debug, Clone, Args)]
 pub struct WorkloadArgs {
-    /// The image that it starts from, by name or id.
-    #[arg(long, value_name = "IMAGE")]
-    pub image: Option<String>,
     /// A port to publish on the host: NODE_PORT, or NODE_PORT:HOST_PORT. May be given again.
     #[arg(long = "port", value_name = "PORT", value_parser = parse_port)]
     pub ports: Vec<(u16, u16)>,
@@ -52,9 +49,6 @@ pub struct WorkloadArgs {
 impl WorkloadArgs {
     /// Adds the fields to an object of the API.
     pub fn add_to(&self, object: &mut Value) {
-        if let Some(image) = &self.image {
-            object["image"] = json!(image);
-        }
         object["command"] = json!(self.command);
         object["environment"] =
             self.environment.iter().map(|(name, value)| json!({"name": name, "value": value})).collect();
