@@ -23,6 +23,8 @@ use crate::{
 
 /// How long one question may take.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How many events are read at once.
+pub(crate) const EVENTS_AT_ONCE: u32 = 1000;
 
 /// Asks Resources in the name of this tier.
 #[derive(Clone)]
@@ -129,7 +131,7 @@ impl Pool {
     /// What follows a position in the history of Resources; waits for a first event.
     pub(crate) async fn events(&self, after: i64, wait: Duration) -> Result<Events, Problem> {
         let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).min(30_000);
-        let request = self.caller.request(common::EventsRequest { after, limit: 1000, wait_ms });
+        let request = self.caller.request(common::EventsRequest { after, limit: EVENTS_AT_ONCE, wait_ms });
         let common::EventsResponse { events, epoch, head } =
             ask(wait + PATIENCE, self.client().events(request)).await?;
         Ok(Events { events, epoch, head })

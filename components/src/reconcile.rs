@@ -17,7 +17,7 @@ use yiqiu_proto::{common::Event, resources as wire};
 
 use crate::{
     model::{State, Whole},
-    pool::{Lease, LeaseState},
+    pool::{EVENTS_AT_ONCE, Lease, LeaseState},
     service::{Carried, Service},
     store::Change,
     whole::ENDED,
@@ -26,6 +26,8 @@ use crate::{
 /// How many contracts one pass carries on, and how many questions it has open at once.
 const AT_ONCE: u32 = 200;
 const QUESTIONS: usize = 8;
+/// How long events gather after a batch in which there was nothing for this tier.
+const GATHER: Duration = Duration::from_millis(200);
 
 /// Why components are gone that nobody here ended.
 const VANISHED: &str = "its resources were released below, not by its ccontract";
@@ -137,7 +139,13 @@ impl Service {
         if saved && changes.iter().any(|(_, new)| new.contract.state == State::Releasing) {
             self.waker().wake();
         }
-        Ok(Next::Requeue(if saved { Duration::ZERO } else { Duration::from_millis(20) }))
+        Ok(Next::Requeue(match saved {
+            false => Duration::from_millis(20),
+            // Events of others' contracts only, and all there were: they gather for a moment, so that a busy Resources is
+            // followed in few passes, each of which is a commit of its own.
+            true if changes.is_empty() && batch.events.len() < EVENTS_AT_ONCE as usize => GATHER,
+            true => Duration::ZERO,
+        }))
     }
 
     /// What a batch of events makes of the contracts that it is about.
