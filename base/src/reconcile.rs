@@ -105,3 +105,18 @@ impl Loops {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_loop_is_seen_before_its_first_pass_ended() {
+        let (loops, stop) = (Loops::default(), CancellationToken::new());
+        let never = || std::future::pending::<Result<Next, Problem>>();
+        let run = loops.run("slow", Clock::manual(7), Duration::from_secs(1), Waker::default(), stop, never);
+        assert!(tokio::time::timeout(Duration::from_millis(1), run).await.is_err());
+        let status = loops.status()["slow"].clone();
+        assert_eq!((status.reason, status.passes, status.last_ms), ("starting", 0, 7));
+    }
+}
