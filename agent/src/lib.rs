@@ -91,7 +91,7 @@ async fn join(
 ) -> anyhow::Result<Option<Identity>> {
     let Some(token) = &config.token else {
         bail!(
-            "this machine has not joined yet: make a host with `yiqiu host create` and give its join token with --token"
+            "this machine has not joined yet: make a host with `yiqiu host create` and give its join token with --token-file"
         );
     };
     let mut back_off = session::BackOff::new();

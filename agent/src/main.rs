@@ -1,6 +1,9 @@
 //! The binary `yiqiu-agent`: a machine joins and is served.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
@@ -14,8 +17,8 @@ const HOSTS_A_CONNECTION: usize = 100;
 
 /// Cuts this machine into nodes as the Yiqiu control plane assigns them.
 ///
-/// The first start needs --token, the one-time token that `yiqiu host create` prints; later starts use the credential
-/// that was saved in the data folder. Nodes keep running when the agent or the server stops.
+/// The first start needs --token-file with the one-time token that `yiqiu host create` prints; later starts use the
+/// credential that was saved in the data folder. Nodes keep running when the agent or the server stops.
 #[derive(Parser)]
 #[command(name = "yiqiu-agent", version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 struct Cli {
@@ -30,7 +33,10 @@ struct AgentArgs {
     /// Where the control plane takes agents, such as http://10.0.0.1:7070
     #[arg(long, env = "YIQIU_SERVER", value_name = "URL")]
     server: String,
-    /// A one-time join token; not needed once this machine has joined
+    /// A file with a one-time join token; neither it nor the file is needed once this machine has joined
+    #[arg(long, env = "YIQIU_JOIN_TOKEN_FILE", value_name = "FILE", conflicts_with = "token")]
+    token_file: Option<PathBuf>,
+    /// The token itself: other users of this machine can read it in the list of processes
     #[arg(long, env = "YIQIU_JOIN_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     token: Option<String>,
     /// Where the credential, the journal and images on their way are kept
@@ -113,13 +119,30 @@ fn start(cli: Cli) -> anyhow::Result<()> {
         tokio::spawn(stop_on_signal(stop.clone()));
         match (cli.command, cli.agent) {
             (Some(Sub::Sim(sim)), _) => simulate(sim, stop).await,
-            (None, Some(AgentArgs { server, token, data_dir, docker, node_types })) => {
+            (None, Some(AgentArgs { server, token_file, token, data_dir, docker, node_types })) => {
+                let token = match token_file {
+                    Some(file) => token_in(&file)?,
+                    None => token,
+                };
                 let config = AgentConfig { docker, token, node_types, ..AgentConfig::new(data_dir) };
                 yiqiu_agent::run(config, link::remote(&server)?, stop).await
             }
             (None, None) => anyhow::bail!("--server is missing: see yiqiu-agent --help"),
         }
     })
+}
+
+/// The token in a file. `None` if there is no such file: who has joined may throw it away.
+fn token_in(file: &Path) -> anyhow::Result<Option<String>> {
+    match std::fs::read_to_string(file) {
+        Ok(text) if text.trim().is_empty() => anyhow::bail!("there is no token in {}", file.display()),
+        Ok(text) => Ok(Some(text.trim().to_owned())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            tracing::info!(file = %file.display(), "there is no token file: only the saved credential serves");
+            Ok(None)
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", file.display())),
+    }
 }
 
 async fn simulate(args: SimArgs, stop: CancellationToken) -> anyhow::Result<()> {

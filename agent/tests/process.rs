@@ -200,10 +200,14 @@ async fn a_killed_agent_finds_its_node_again() {
     let agents = yiqiu_proto::agent::agents_server::AgentsServer::new(server.clone());
     let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
     tokio::spawn(tonic::transport::Server::builder().add_service(agents).serve_with_incoming(incoming));
+    let token = folder.path().join("token");
+    std::fs::write(&token, "once\n").unwrap();
     let start = || {
         std::process::Command::new(env!("CARGO_BIN_EXE_yiqiu-agent"))
-            .args(["--server", &url, "--token", "once", "--node-types", "bm", "--data-dir"])
+            .args(["--server", &url, "--node-types", "bm", "--data-dir"])
             .arg(folder.path())
+            .arg("--token-file")
+            .arg(&token)
             .stderr(std::process::Stdio::null())
             .spawn()
             .unwrap()
@@ -213,6 +217,7 @@ async fn a_killed_agent_finds_its_node_again() {
     server.assign(&sh(node, "sleep 1000", Power::On, 1));
     server.state(node, NodeState::Running).await;
     let before = pids(node);
+    std::fs::remove_file(&token).unwrap(); // it has joined
     agent.kill().unwrap(); // SIGKILL: it cannot say good-bye
     agent.wait().unwrap();
     assert_eq!(pids(node), before, "the node runs on");
