@@ -85,9 +85,11 @@ stop() {
 }
 
 [ $# -ge 2 ] || usage
+# Absolute: the server's user runs in another directory.
+case $2 in /*) dir=$2 ;; *) dir=$PWD/$2 ;; esac
 case $1 in
-start) start "$2" "${3:-54329}" ;;
-stop) stop "$2" ;;
-url) cat "$2/url" ;;
+start) start "$dir" "${3:-54329}" ;;
+stop) stop "$dir" ;;
+url) cat "$dir/url" ;;
 *) usage ;;
 esac
