@@ -1,49 +1,6 @@
 //! The words that describe a node, the same in every tier and on every wire.
 
-use serde::{Deserialize, Serialize};
-
-use crate::Problem;
-
-macro_rules! words {
-    ($(#[$doc:meta])* $name:ident, $noun:literal { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)* }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
-        #[serde(rename_all = "snake_case")]
-        pub enum $name { $($(#[$vdoc])* $variant,)* }
-
-        impl $name {
-            /// Every value.
-            pub const ALL: &'static [$name] = &[$($name::$variant,)*];
-
-            /// The word, as it is stored and shown.
-            pub fn as_str(self) -> &'static str {
-                match self { $($name::$variant => $text,)* }
-            }
-
-            /// Reads the word; `invalid_argument` with the words there are otherwise.
-            pub fn parse(text: &str) -> Result<Self, Problem> {
-                match text {
-                    $($text => Ok($name::$variant),)*
-                    _ => Err(Problem::invalid(format!(
-                        concat!("`{}` is not a ", $noun, ": expected {}"),
-                        crate::name::shown(text), [$($text),*].join(", ")
-                    ))),
-                }
-            }
-        }
-
-        impl std::fmt::Display for $name {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.pad(self.as_str())
-            }
-        }
-
-        impl std::str::FromStr for $name {
-            type Err = Problem;
-            fn from_str(text: &str) -> Result<Self, Problem> { Self::parse(text) }
-        }
-    };
-}
+use crate::words;
 
 words! {
     /// How a host is cut.

@@ -8,47 +8,10 @@ use yiqiu_base::{
     Id, NodeState, NodeType, Power, Problem, Size,
     clock::Ms,
     id::{CContract, Component, Host, Line, Node, RContract},
+    words,
 };
 
 use crate::scheduler::Wish;
-
-macro_rules! words {
-    ($(#[$doc:meta])* $name:ident, $noun:literal { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)* }) => {
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
-        $(#[$doc])*
-        #[serde(rename_all = "snake_case")]
-        pub enum $name { $($(#[$vdoc])* $variant,)* }
-
-        impl $name {
-            /// Every value.
-            pub const ALL: &'static [$name] = &[$($name::$variant,)*];
-
-            /// The word, as stored and shown.
-            pub fn as_str(self) -> &'static str {
-                match self { $($name::$variant => $text,)* }
-            }
-        }
-
-        impl std::fmt::Display for $name {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.pad(self.as_str())
-            }
-        }
-
-        impl std::str::FromStr for $name {
-            type Err = Problem;
-            fn from_str(text: &str) -> Result<Self, Problem> {
-                match text {
-                    $($text => Ok($name::$variant),)*
-                    _ => Err(Problem::invalid(format!(
-                        concat!("`{}` is not a ", $noun, ": expected {}"),
-                        yiqiu_base::name::shown(text), [$($text),*].join(", ")
-                    ))),
-                }
-            }
-        }
-    };
-}
 
 words! {
     /// What a component is.

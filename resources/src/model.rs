@@ -3,9 +3,10 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use yiqiu_base::{
-    Id, NodeState, NodeType, Power, Problem, Size,
+    Id, NodeState, NodeType, Power, Size,
     clock::Ms,
     id::{Command, Host, Image, Line, Node, RContract, Rack, Region, Zone},
+    words,
 };
 
 /// A place of many data centres.
@@ -56,38 +57,9 @@ pub struct RackModel {
     pub created_ms: Ms,
 }
 
-macro_rules! states {
-    ($(#[$doc:meta])* $name:ident, $noun:literal { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)* }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
-        #[serde(rename_all = "snake_case")]
-        pub enum $name { $($(#[$vdoc])* $variant,)* }
-
-        impl $name {
-            /// Every state.
-            pub const ALL: &'static [$name] = &[$($name::$variant,)*];
-
-            /// The word, as stored and shown.
-            pub fn as_str(self) -> &'static str {
-                match self { $($name::$variant => $text,)* }
-            }
-        }
-
-        impl std::str::FromStr for $name {
-            type Err = Problem;
-            fn from_str(text: &str) -> Result<Self, Problem> {
-                match text {
-                    $($text => Ok($name::$variant),)*
-                    _ => Err(Problem::invalid(format!("`{text}` is not a state of {}", $noun))),
-                }
-            }
-        }
-    };
-}
-
-states! {
+words! {
     /// What is known of a host.
-    HostState, "a host" {
+    HostState, "state of a host" {
         /// Its agent has not joined yet.
         Joining = "joining",
         /// Its agent is connected.
@@ -97,9 +69,9 @@ states! {
     }
 }
 
-states! {
+words! {
     /// How far the bytes of an image are.
-    ImageState, "an image" {
+    ImageState, "state of an image" {
         /// Named, but its bytes are not here yet.
         Pending = "pending",
         /// Its bytes are here and match its checksum.
@@ -107,9 +79,9 @@ states! {
     }
 }
 
-states! {
+words! {
     /// The life of a contract.
-    ContractState, "a contract" {
+    ContractState, "state of a contract" {
         /// It holds its lines.
         Active = "active",
         /// Its end was asked for; its nodes are being taken away.

@@ -51,7 +51,7 @@ pub(super) struct HostWithToken {
 
 /// Add a host
 ///
-/// Answers with a one-time join token: `yiqiu-agent --server URL --token TOKEN` on the machine makes it online.
+/// Answers with a one-time join token: `yiqiu-agent --server URL --token-file FILE` on the machine makes it online.
 #[utoipa::path(post, path = "/v1/hosts", tag = "resources", request_body = NewHost,
     responses((status = 201, body = HostWithToken), (status = "4XX", body = Problem)))]
 pub(super) async fn create(

@@ -148,7 +148,7 @@ async fn join_token(session: &Session, made: &Value) -> Outcome {
         .and_then(Value::as_str)
         .ok_or_else(|| Failure::Failed("the server made the host, but sent no join token".into()))?;
     output::note(format_args!(
-        "the join token works once and is shown only now; on the machine: yiqiu-agent --server {} --token TOKEN",
+        "the join token works once and is shown only now; on the machine: yiqiu-agent --server {} --token-file FILE",
         session.client.base(HOST.tier).await?.as_str().trim_end_matches('/')
     ));
     output::print(&format!("{token}\n"))
