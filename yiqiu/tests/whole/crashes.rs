@@ -6,7 +6,7 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::platform::{Answer, Mode, Platform, SOON, Server, Sim, until};
+use crate::platform::{Answer, Mode, Platform, SOON, Server, Sim, http, until};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 
@@ -140,7 +140,7 @@ impl Life<'_> {
         loop {
             tokio::select! {
                 () = &mut up => panic!("the server neither answers nor ends"),
-                ready = reqwest::get(format!("{}/readyz", self.alice.resources)) => {
+                ready = http().get(format!("{}/readyz", self.alice.resources)).send() => {
                     if ready.is_ok_and(|r| r.status() == 200) {
                         return;
                     }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::platform::{Mode, Platform, SOON, until};
+use crate::platform::{Mode, Platform, SOON, http, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_main_job_in_one_process() {
@@ -16,7 +16,7 @@ async fn the_main_job_in_separate_processes() {
 
 async fn page(component: &Value) -> Option<String> {
     let port = component["ports"].as_array()?.first()?["host_port"].as_u64()?;
-    reqwest::get(format!("http://127.0.0.1:{port}/")).await.ok()?.text().await.ok()
+    http().get(format!("http://127.0.0.1:{port}/")).send().await.ok()?.text().await.ok()
 }
 
 async fn main_job(mode: Mode) {

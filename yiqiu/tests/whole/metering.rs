@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     main_job::number,
-    platform::{Mode, Platform, SOON, docker_socket, until},
+    platform::{Mode, Platform, SOON, docker_socket, http, until},
 };
 
 /// Bytes of the file that the test fetches.
@@ -29,11 +29,11 @@ async fn the_report_is_what_the_kernel_counted() {
     let port = until("the file is served", SOON, async || {
         let component = alice.get("/v1/components/burn-0").await.good();
         let port = component["ports"].as_array()?.first()?["host_port"].as_u64()?;
-        let answer = reqwest::Client::new().head(format!("http://127.0.0.1:{port}/file")).send().await.ok()?;
+        let answer = http().head(format!("http://127.0.0.1:{port}/file")).send().await.ok()?;
         (answer.status() == 200 && answer.content_length_header() == Some(FILE)).then_some(port)
     })
     .await;
-    let file = reqwest::get(format!("http://127.0.0.1:{port}/file")).await.unwrap().bytes().await.unwrap();
+    let file = http().get(format!("http://127.0.0.1:{port}/file")).send().await.unwrap().bytes().await.unwrap();
     assert_eq!(file.len() as i128, FILE);
 
     let nodes = platform.server.get("/v1/nodes").await.good();

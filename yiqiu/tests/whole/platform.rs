@@ -103,6 +103,11 @@ pub(crate) async fn until<T>(what: &str, within: Duration, mut check: impl Async
     }
 }
 
+/// A client whose requests end: one that is never answered fails, and whoever waits asks again.
+pub(crate) fn http() -> reqwest::Client {
+    reqwest::Client::builder().timeout(Duration::from_secs(15)).build().unwrap()
+}
+
 pub(crate) const SOON: Duration = Duration::from_secs(60);
 
 impl Platform {
@@ -326,7 +331,7 @@ impl Drop for Platform {
 }
 
 async fn is_ready(base: &str) -> bool {
-    matches!(reqwest::get(format!("{base}/readyz")).await, Ok(answer) if answer.status() == 200)
+    matches!(http().get(format!("{base}/readyz")).send().await, Ok(answer) if answer.status() == 200)
 }
 
 pub(crate) async fn place_r(ops: &Server) {
@@ -417,7 +422,7 @@ impl Server {
         headers: &[(&str, &str)],
         body: Option<Vec<u8>>,
     ) -> Result<Answer, reqwest::Error> {
-        let mut request = reqwest::Client::new().request(method, self.url(path)).timeout(Duration::from_secs(60));
+        let mut request = http().request(method, self.url(path)).timeout(Duration::from_secs(60));
         if !self.token.is_empty() {
             request = request.bearer_auth(&self.token);
         }
