@@ -300,7 +300,7 @@ impl Paging {
     }
 }
 
-/// A page of a list, in the order of names.
+/// A page of a list.
 #[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Page<T> {
     /// The rows.

@@ -2,7 +2,7 @@
 //!
 //! Tables (made by each tier's migrations): `outbox_head(id = 1, position, epoch)` and
 //! `outbox(position, at_ms, kind, owner, subject, request_id, payload)`. Positions grow by one without a gap.
-//! A consumer keeps its own cursor in `cursor(source, position, epoch)` and commits it together with the effect.
+//! A consumer keeps its own cursor in `cursor(source, position)` and commits it together with the effect.
 
 use std::time::Duration;
 

@@ -13,6 +13,15 @@ use yiqiu_components::{
 };
 use yiqiu_proto::{common as wire, components::ComponentBound};
 
+/// Waits until the sweeper made three passes more, the first of them after `pause`.
+async fn sweeps_on(world: &World, pause: Duration) {
+    let passes = || world.loops.status().get("components.sweeper").map_or(0, |sweeper| sweeper.passes);
+    let begun = std::time::Instant::now();
+    eventually("the pause is over", || async { (begun.elapsed() >= pause).then_some(()) }).await;
+    let before = passes();
+    eventually("three more sweeps", || async { (passes() >= before + 3).then_some(()) }).await;
+}
+
 async fn kinds(world: &World) -> Vec<String> {
     let events = world.service.events(&ops(), 0, 1000, Duration::ZERO).await.unwrap().events;
     events.into_iter().map(|event| event.kind).collect()
@@ -322,7 +331,7 @@ on_both! {
         let now = Clock::system().now();
         let (old, young) = (world.peer.stranger(now), world.peer.stranger(now + 60_000));
         eventually("the stray lease is released", || async { (!world.peer.active().contains(&old)).then_some(()) }).await;
-        tokio::time::sleep(Duration::from_millis(700)).await; // several sweeps after the grace of everything else
+        sweeps_on(&world, Duration::from_millis(600)).await; // the grace of everything else is over by then
         let mut active = world.peer.active();
         active.sort();
         let mut held = vec![kept.contract.rcontract_id.to_string(), placing.contract.rcontract_id.to_string(), young];
@@ -357,7 +366,7 @@ on_both! {
         })
         .await;
         assert!(error.contains("1 leases") && error.contains(&kept) && error.contains("right database"), "{error}");
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        sweeps_on(&world, Duration::ZERO).await;
         assert_eq!(world.peer.active(), [kept]);
     }
 
