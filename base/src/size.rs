@@ -25,7 +25,7 @@ pub struct Size {
 }
 
 /// One of the four things that a [`Size`] counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Dimension {
     /// Thousandths of a processor.
@@ -43,6 +43,16 @@ impl Dimension {
     pub const ALL: [Dimension; 4] =
         [Dimension::CpuMillicores, Dimension::MemoryBytes, Dimension::DiskBytes, Dimension::DiskIops];
 
+    /// Its name, as in fields of requests and answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Dimension::CpuMillicores => "cpu_millicores",
+            Dimension::MemoryBytes => "memory_bytes",
+            Dimension::DiskBytes => "disk_bytes",
+            Dimension::DiskIops => "disk_iops",
+        }
+    }
+
     /// An amount of this dimension for people, such as `1.5 cpu` or `512 MiB memory`.
     pub fn shown(self, amount: i64) -> String {
         match self {
@@ -51,6 +61,12 @@ impl Dimension {
             Dimension::DiskBytes => format!("{} disk", bytes_shown(amount)),
             Dimension::DiskIops => format!("{amount} iops"),
         }
+    }
+}
+
+impl fmt::Display for Dimension {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 
@@ -122,11 +138,9 @@ impl Size {
             let amount = self.get(d);
             let least = i64::from(matches!(d, Dimension::CpuMillicores | Dimension::MemoryBytes));
             if amount < least || amount > MOST {
-                let field =
-                    serde_json::to_value(d).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
                 return Err(Problem::new(
                     Code::InvalidArgument,
-                    format!("{field} of {noun} is {amount}: expected {least} to {MOST}"),
+                    format!("{d} of {noun} is {amount}: expected {least} to {MOST}"),
                 ));
             }
         }

@@ -68,11 +68,27 @@ fn named(table: &'static str) -> TableCreateStatement {
         .to_owned()
 }
 
+const DIMENSIONS: [&str; 4] = ["cpu", "memory", "disk", "iops"];
+
 fn size(table: &mut TableCreateStatement, prefix: &str) {
-    for dimension in ["cpu", "memory", "disk", "iops"] {
+    for dimension in DIMENSIONS {
         let column = if prefix.is_empty() { dimension.to_owned() } else { format!("{prefix}_{dimension}") };
         table.col(big_integer(Alias::new(column)));
     }
+}
+
+/// What of a host may be claimed, kept by the database itself, so that it is never out of step with what it follows
+/// from: the least of the machine's word and the limit, times the overcommit in thousandths, less the overhead. Divided
+/// before it is multiplied, and the rest apart, which is exact and stays within 64 bits.
+fn rentable(dimension: &str) -> ColumnDef {
+    let capacity = format!(
+        "(CASE WHEN limit_{dimension} < machine_{dimension} THEN limit_{dimension} ELSE machine_{dimension} END)"
+    );
+    let promised =
+        format!("{capacity} / 1000 * overcommit_{dimension} + {capacity} % 1000 * overcommit_{dimension} / 1000");
+    let mut column = big_integer(Alias::new(format!("rentable_{dimension}")));
+    column.generated(Expr::cust(format!("{promised} - overhead_{dimension}")), true);
+    column
 }
 
 fn reference(from: &'static str, column: &'static str, to: &'static str) -> ForeignKeyCreateStatement {
@@ -104,15 +120,18 @@ async fn hosts(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
         .col(text_null("node_type"))
         .col(text("state"))
         .col(big_integer("clock_mhz"))
-        .col(boolean("capacity_fixed"));
-    for prefix in ["capacity", "overhead", "node_overhead", "used"] {
+        .col(big_integer("last_seen_ms"));
+    for prefix in ["machine", "overcommit", "overhead", "node_overhead", "used"] {
         size(&mut host, prefix);
+    }
+    for dimension in DIMENSIONS {
+        host.col(big_integer_null(Alias::new(format!("limit_{dimension}"))));
+        host.col(rentable(dimension));
     }
     host.col(big_integer("nodes"))
         .col(text_null("credential_hash"))
         .col(text("boot_id"))
         .col(text("drivers"))
-        .col(big_integer("last_seen_ms"))
         .foreign_key(&mut reference("host", "rack_id", "rack"))
         .check(Expr::col("used_cpu").gte(0))
         .check(Expr::col("used_memory").gte(0))

@@ -1,8 +1,12 @@
 //! What may follow what: pure functions over states, decided before anything is written.
 
+mod host;
+
 use std::collections::HashMap;
 
 use yiqiu_base::{Code, Id, NodeState, NodeType, Power, Problem, Size, id::Host, size::Dimension};
+
+pub use host::{host_changed, overcommit_of_cut};
 
 use crate::model::{ContractState, Counters, HostModel, HostState, NewContract, NewLine, NodeModel, Report};
 

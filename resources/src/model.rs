@@ -1,5 +1,7 @@
 //! The nouns of Resources, as the service and the edges see them.
 
+mod host;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use yiqiu_base::{
@@ -8,6 +10,8 @@ use yiqiu_base::{
     id::{Command, Host, Image, Line, Node, RContract, Rack, Region, Zone},
     words,
 };
+
+pub use host::{Area, DriverStatus, HostChange, HostModel, HostState, Limit, OVERCOMMIT_MOST, Overcommit};
 
 /// A place of many data centres.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -58,18 +62,6 @@ pub struct RackModel {
 }
 
 words! {
-    /// What is known of a host.
-    HostState, "state of a host" {
-        /// Its agent has not joined yet.
-        Joining = "joining",
-        /// Its agent is connected.
-        Online = "online",
-        /// Its agent was connected and is not; its nodes may well run.
-        Unreachable = "unreachable",
-    }
-}
-
-words! {
     /// How far the bytes of an image are.
     ImageState, "state of an image" {
         /// Named, but its bytes are not here yet.
@@ -88,108 +80,6 @@ words! {
         Releasing = "releasing",
         /// It holds nothing any more.
         Released = "released",
-    }
-}
-
-/// One driver of a machine: ready, or what it lacks.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct DriverStatus {
-    /// What its nodes are.
-    pub node_type: NodeType,
-    /// Its name, such as `container`.
-    pub name: String,
-    /// Whether it works now.
-    pub ready: bool,
-    /// What is missing and what to install; empty when ready.
-    pub missing: String,
-    /// What this cut costs the host, with no node on it.
-    pub overhead_fixed: Size,
-    /// What each node costs beside its own size.
-    pub overhead_per_node: Size,
-}
-
-/// A physical machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostModel {
-    /// Its id.
-    pub id: Id<Host>,
-    /// Unique among hosts.
-    pub name: String,
-    /// Where it stands; `None` until ops place it.
-    pub area: Option<Area>,
-    /// How it is cut; `None` until ops say so.
-    pub node_type: Option<NodeType>,
-    /// What is known of it.
-    pub state: HostState,
-    /// The clock of its processors in MHz.
-    pub clock_mhz: i64,
-    /// Whether ops set the capacity, rather than the machine's own word.
-    pub capacity_fixed: bool,
-    /// What it has.
-    pub capacity: Size,
-    /// What its cut costs with no node on it.
-    pub overhead: Size,
-    /// What each node costs beside its own size.
-    pub node_overhead: Size,
-    /// What claims and the overhead of their nodes hold.
-    pub used: Size,
-    /// How many nodes it carries.
-    pub nodes: i64,
-    /// Drivers, as its agent last said.
-    pub drivers: Vec<DriverStatus>,
-    /// When its agent was last heard.
-    pub last_seen_ms: Ms,
-    /// Grows with every change by ops.
-    pub generation: i64,
-    /// When it was made.
-    pub created_ms: Ms,
-}
-
-/// Where a host stands: a rack and a unit in it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-pub struct Area {
-    /// The rack.
-    pub rack_id: Id<Rack>,
-    /// The unit, from 1.
-    pub unit: i64,
-}
-
-impl HostModel {
-    /// What contracts could hold in all.
-    pub fn rentable(&self) -> Size {
-        self.capacity.minus(self.overhead)
-    }
-
-    /// What they could hold beside what they hold now; negative where the host is short.
-    pub fn free(&self) -> Size {
-        self.rentable().minus(self.used)
-    }
-
-    /// Why nothing can be claimed here now; `None` when something can.
-    pub fn refuses(&self) -> Option<String> {
-        let name = &self.name;
-        let Some(node_type) = self.node_type.filter(|_| self.area.is_some()) else {
-            return Some(format!("host {name} is not placed: give it a rack, a unit and a node type"));
-        };
-        match self.state {
-            HostState::Joining => return Some(format!("host {name} has not joined yet: its agent never connected")),
-            HostState::Unreachable => return Some(format!("host {name} is unreachable: its agent is not connected")),
-            HostState::Online => {}
-        }
-        self.driver_missing(node_type)
-    }
-
-    /// Why this machine cannot be cut so; `None` when it can.
-    pub fn driver_missing(&self, node_type: NodeType) -> Option<String> {
-        let name = &self.name;
-        match self.drivers.iter().find(|d| d.node_type == node_type) {
-            Some(driver) if driver.ready => None,
-            Some(driver) => {
-                Some(format!("host {name} cannot be cut as {node_type}: {}: {}", driver.name, driver.missing))
-            }
-            None if self.state == HostState::Joining => None, // its agent will tell when it joins
-            None => Some(format!("host {name} cannot be cut as {node_type}: its agent has no driver for it")),
-        }
     }
 }
 

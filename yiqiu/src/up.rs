@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 use yiqiu_base::{Code, Principal, principal, secret::Secret, telemetry};
-use yiqiu_resources::service::host::HostRequest;
+use yiqiu_resources::{model::Limit, service::host::HostRequest};
 
 use crate::{
     cli::{parse_span, write_private},
@@ -167,7 +167,8 @@ async fn join_token(resources: &yiqiu_resources::Service, name: &str) -> anyhow:
         expires_ms: i64::MAX,
         token: None,
     };
-    let request = HostRequest { name: name.to_owned(), rack: None, unit: None, node_type: None, capacity: None };
+    let request =
+        HostRequest { name: name.to_owned(), rack: None, unit: None, node_type: None, limit: Limit::default() };
     let made = match resources.host_create(&ops, &request, None).await {
         Err(problem) if problem.code == Code::AlreadyExists => resources.host_join_token(&ops, name).await,
         other => other,

@@ -1,5 +1,7 @@
 //! Hosts.
 
+use std::collections::BTreeMap;
+
 use axum::{
     Json,
     extract::{Path, State},
@@ -8,12 +10,16 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use yiqiu_base::{
-    NodeType, Principal, Problem, Size,
+    NodeType, Principal, Problem,
     http::{Body, IdempotencyKey, IfMatch, Page, Paging, Params, Tagged},
+    size::Dimension,
 };
 
 use super::view::HostView;
-use crate::service::{Service, host::HostRequest};
+use crate::{
+    model::{HostChange, Limit},
+    service::{Service, host::HostRequest},
+};
 
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -26,8 +32,23 @@ pub(super) struct NewHost {
     unit: Option<i64>,
     /// How it is cut: `vm`, `cm` or `bm`.
     node_type: Option<NodeType>,
-    /// What it has, where ops know better than the machine.
-    capacity: Option<Size>,
+    /// What ops lower its capacity to, whatever the machine will say; left out: the machine's word counts.
+    #[serde(default)]
+    limit: Limit,
+}
+
+/// What ops change of a host. What is left out stays as it is.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HostPatch {
+    /// What its capacity is lowered to, by dimension. Never more than the machine says; `null` lifts a limit.
+    #[serde(default)]
+    #[schema(value_type = HashMap<String, Option<i64>>)]
+    limit: BTreeMap<Dimension, Option<i64>>,
+    /// How much of its capacity may be promised, in thousandths by dimension: 1 to 100000, 1000 at first.
+    #[serde(default)]
+    #[schema(value_type = HashMap<String, i64>)]
+    overcommit: BTreeMap<Dimension, i64>,
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -60,8 +81,8 @@ pub(super) async fn create(
     key: IdempotencyKey,
     Body(new): Body<NewHost>,
 ) -> Result<Tagged<HostWithToken>, Problem> {
-    let NewHost { name, rack, unit, node_type, capacity } = new;
-    let request = HostRequest { name, rack, unit, node_type, capacity };
+    let NewHost { name, rack, unit, node_type, limit } = new;
+    let request = HostRequest { name, rack, unit, node_type, limit };
     let (host, token) = service.host_create(&who, &request, key.0.as_deref()).await?;
     let (places, generation) = (service.places(&who).await?, host.generation);
     let view = HostWithToken { host: HostView::of(host, &places), join_token: token.reveal().to_owned() };
@@ -89,6 +110,26 @@ pub(super) async fn get(
     Path(host): Path<String>,
 ) -> Result<Tagged<HostView>, Problem> {
     let host = service.host_get(&who, &host).await?;
+    Ok(Tagged(StatusCode::OK, host.generation, HostView::of(host, &service.places(&who).await?)))
+}
+
+/// Change a host
+///
+/// Limits, overcommit. A limit above what the machine says is refused, and so is what would take from under claims what
+/// they hold.
+#[utoipa::path(patch, path = "/v1/hosts/{host}", tag = "resources", request_body = HostPatch,
+    params(("host", description = "name or id"), ("If-Match" = Option<String>, Header, description = "generation")),
+    responses((status = 200, body = HostView), (status = "4XX", body = Problem)))]
+pub(super) async fn change(
+    State(service): State<Service>,
+    who: Principal,
+    Path(host): Path<String>,
+    seen: Option<IfMatch>,
+    Body(patch): Body<HostPatch>,
+) -> Result<Tagged<HostView>, Problem> {
+    let HostPatch { limit, overcommit } = patch;
+    let change = HostChange { limit, overcommit };
+    let host = service.host_change(&who, &host, &change, seen.map(|s| s.0)).await?;
     Ok(Tagged(StatusCode::OK, host.generation, HostView::of(host, &service.places(&who).await?)))
 }
 

@@ -26,7 +26,7 @@ pub fn router(service: Service) -> OpenApiRouter {
         .routes(routes!(place::rack_create, place::rack_list))
         .routes(routes!(place::rack_get, place::rack_delete))
         .routes(routes!(host::create, host::list))
-        .routes(routes!(host::get, host::delete))
+        .routes(routes!(host::get, host::change, host::delete))
         .routes(routes!(host::place))
         .routes(routes!(host::join_token))
         .routes(routes!(image::create, image::list))

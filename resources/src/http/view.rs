@@ -8,7 +8,7 @@ use yiqiu_base::{
 };
 
 use crate::{
-    model::{Area, ContractModel, DriverStatus, HostModel, HostState, NodeModel, NodeSpec, Port},
+    model::{Area, ContractModel, DriverStatus, HostModel, HostState, Limit, NodeModel, NodeSpec, Overcommit, Port},
     service::host::Places,
 };
 
@@ -27,6 +27,13 @@ pub(super) struct HostView {
     node_type: Option<NodeType>,
     state: HostState,
     clock_mhz: i64,
+    /// What the machine says it has.
+    machine: Size,
+    /// What ops lowered that to; a dimension that is left out is the machine's own word.
+    limit: Limit,
+    /// How much of its capacity may be promised, in thousandths.
+    overcommit: Overcommit,
+    /// What it is taken to have: the machine's word, or less where ops say so.
     capacity: Size,
     /// What its cut costs with no node on it.
     overhead: Size,
@@ -34,7 +41,9 @@ pub(super) struct HostView {
     overhead_per_node: Size,
     /// What claims and the overhead of their nodes hold.
     used: Size,
-    /// What is left of capacity less overhead and use; negative where the host is short.
+    /// What claims could hold in all: capacity times overcommit, less the overhead of the cut.
+    rentable: Size,
+    /// What is left of that; negative where the host is short.
     free: Size,
     nodes: i64,
     drivers: Vec<DriverStatus>,
@@ -48,7 +57,8 @@ pub(super) struct HostView {
 
 impl HostView {
     pub(super) fn of(host: HostModel, places: &Places) -> Self {
-        let (free, refuses) = (host.free(), host.refuses());
+        let (capacity, rentable, free) = (host.capacity(), host.rentable(), host.free());
+        let refuses = host.refuses();
         let HostModel {
             id,
             name,
@@ -56,8 +66,9 @@ impl HostView {
             node_type,
             state,
             clock_mhz,
-            capacity_fixed: _,
-            capacity,
+            machine,
+            limit,
+            overcommit,
             overhead,
             node_overhead,
             used,
@@ -79,10 +90,14 @@ impl HostView {
             node_type,
             state,
             clock_mhz,
+            machine,
+            limit,
+            overcommit,
             capacity,
             overhead,
             overhead_per_node: node_overhead,
             used,
+            rentable,
             free,
             nodes,
             drivers,

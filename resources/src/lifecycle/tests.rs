@@ -2,7 +2,7 @@ use proptest::prelude::*;
 use yiqiu_base::id::Node;
 
 use super::*;
-use crate::model::{Area, DriverStatus, NewLine, NodeSpec};
+use crate::model::{Area, DriverStatus, HostChange, Limit, NewLine, NodeSpec, Overcommit};
 
 fn size(cpu: i64, memory: i64) -> Size {
     Size { cpu_millicores: cpu, memory_bytes: memory, ..Size::ZERO }
@@ -16,8 +16,9 @@ fn host(node_type: NodeType, capacity: Size) -> HostModel {
         node_type: Some(node_type),
         state: HostState::Online,
         clock_mhz: 2_000,
-        capacity_fixed: false,
-        capacity,
+        machine: capacity,
+        limit: Limit::default(),
+        overcommit: Overcommit::default(),
         overhead: size(100, 100),
         node_overhead: size(10, 10),
         used: Size::ZERO,
@@ -94,7 +95,7 @@ fn refusals_have_their_own_codes() {
         ("joining", HostModel { state: HostState::Joining, ..cm.clone() }, size(1, 1), Code::WrongState),
         ("unreachable", HostModel { state: HostState::Unreachable, ..cm.clone() }, size(1, 1), Code::WrongState),
         ("no driver", HostModel { drivers: Vec::new(), ..cm.clone() }, size(1, 1), Code::DriverMissing),
-        ("short", HostModel { capacity: size(50, 50), ..cm.clone() }, size(1, 1), Code::HostFull),
+        ("short", HostModel { machine: size(50, 50), ..cm.clone() }, size(1, 1), Code::HostFull),
         ("part of a bm", host(NodeType::Bm, whole), size(1, 1), Code::InvalidArgument),
         ("too large", cm, size(1_001, 1), Code::HostFull),
     ];
@@ -134,6 +135,62 @@ proptest! {
             prop_assert_eq!(host.nodes, held.len() as i64);
             prop_assert!(held.is_empty() || host.used.within(host.rentable()));
         }
+    }
+}
+
+#[test]
+fn ops_lower_what_a_machine_says_and_promise_more_than_it_only_in_so_many_words() {
+    let cpu = Dimension::CpuMillicores;
+    let limit = |amount| HostChange { limit: [(cpu, amount)].into(), ..HostChange::default() };
+    let promise = |ratio| HostChange { overcommit: [(cpu, ratio)].into(), ..HostChange::default() };
+    let used = HostModel { used: size(500, 500), nodes: 1, ..host(NodeType::Cm, size(1_000, 1_000)) };
+    let joining = HostModel { state: HostState::Joining, machine: Size::ZERO, used: Size::ZERO, ..used.clone() };
+    let whole = HostModel { node_type: Some(NodeType::Bm), ..used.clone() };
+    // What is rentable is capacity times overcommit, less 100 for the cut.
+    for (what, host, change, rentable) in [
+        ("lowered", &used, limit(Some(800)), Ok(700)),
+        ("to the last that is used", &used, limit(Some(600)), Ok(500)),
+        ("below what is used", &used, limit(Some(599)), Err(Code::InUse)),
+        ("to what the machine says", &used, limit(Some(1_000)), Ok(900)),
+        ("above what the machine says", &used, limit(Some(1_001)), Err(Code::InvalidArgument)),
+        ("to less than nothing", &used, limit(Some(-1)), Err(Code::InvalidArgument)),
+        ("to the edge of 64 bits", &used, limit(Some(i64::MAX)), Err(Code::InvalidArgument)),
+        ("lifted", &HostModel { limit: Limit::default().with(cpu, Some(700)), ..used.clone() }, limit(None), Ok(900)),
+        ("above what is not known yet", &joining, limit(Some(5_000)), Ok(-100)),
+        ("promised twice", &used, promise(2_000), Ok(1_900)),
+        ("with a part set aside", &used, promise(900), Ok(800)),
+        ("with more set aside than is left", &used, promise(599), Err(Code::InUse)),
+        ("promised never", &used, promise(0), Err(Code::InvalidArgument)),
+        ("promised without bounds", &used, promise(i64::MAX), Err(Code::InvalidArgument)),
+        ("the whole of it twice", &whole, promise(1_001), Err(Code::InvalidArgument)),
+        ("less than the whole of it", &whole, promise(800), Ok(700)),
+    ] {
+        let after = host_changed(host, &change).map(|h| h.rentable().cpu_millicores).map_err(|p| p.code);
+        assert_eq!(after, rentable, "{what}");
+    }
+    // A host that lost something is short already: ops may still change what makes that no worse.
+    let short = HostModel { machine: size(400, 1_000), ..used };
+    assert!(host_changed(&short, &promise(1_500)).is_ok());
+    assert_eq!(host_changed(&short, &promise(900)).unwrap_err().code, Code::InUse);
+}
+
+proptest! {
+    /// However large a machine and however it is promised, nothing wraps: what is rentable is the exact product.
+    #[test]
+    fn what_is_rentable_never_wraps(
+        machine in 0..=yiqiu_base::size::MOST,
+        limit in prop::option::of(0..=yiqiu_base::size::MOST),
+        ratio in 1..=crate::model::OVERCOMMIT_MOST,
+    ) {
+        let cpu = Dimension::CpuMillicores;
+        let host = HostModel {
+            limit: Limit::default().with(cpu, limit),
+            overcommit: Overcommit::default().with(cpu, ratio),
+            overhead: Size::ZERO,
+            ..host(NodeType::Cm, size(machine, 1))
+        };
+        let capacity = machine.min(limit.unwrap_or(machine));
+        prop_assert_eq!(i128::from(host.rentable().cpu_millicores), i128::from(capacity) * i128::from(ratio) / 1000);
     }
 }
 

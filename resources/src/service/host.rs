@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use yiqiu_base::{
-    Code, Id, NodeType, Principal, Problem, Size,
+    Code, Id, NodeType, Principal, Problem,
     http::{Page, Paging},
     id::Rack,
     idempotency::Key,
@@ -13,7 +13,8 @@ use yiqiu_base::{
 
 use super::Service;
 use crate::{
-    model::{Area, HostModel},
+    lifecycle::overcommit_of_cut,
+    model::{Area, HostChange, HostModel, Limit},
     store::{NewHost, Place},
 };
 
@@ -28,8 +29,8 @@ pub struct HostRequest {
     pub unit: Option<i64>,
     /// How it is cut.
     pub node_type: Option<NodeType>,
-    /// What it has, where ops know better than the machine.
-    pub capacity: Option<Size>,
+    /// What ops lower its capacity to, whatever the machine will say.
+    pub limit: Limit,
 }
 
 /// Where each rack is, by rack.
@@ -45,9 +46,7 @@ impl Service {
     ) -> Result<(HostModel, Secret), Problem> {
         who.require_ops()?;
         name::check("host", &request.name)?;
-        if let Some(capacity) = &request.capacity {
-            capacity.check("the host's capacity")?;
-        }
+        request.limit.check()?;
         let area = match (&request.rack, request.unit) {
             (None, None) => None,
             (Some(rack), Some(unit)) => Some(self.area(rack, unit).await?),
@@ -60,7 +59,7 @@ impl Service {
             name: request.name.clone(),
             area,
             node_type: request.node_type,
-            capacity: request.capacity,
+            limit: request.limit,
         };
         let id = self.store().host_insert(&new, &token, expires, self.now(), key.as_ref()).await?;
         Ok((self.store().host_get(&id.to_string()).await?, token))
@@ -100,8 +99,22 @@ impl Service {
         if let Some(why) = host.driver_missing(node_type) {
             return Err(Problem::new(Code::DriverMissing, why));
         }
+        overcommit_of_cut(&host.name, Some(node_type), &host)?;
         self.store().host_place(&host, area, node_type, self.now()).await?;
         self.store().host_get(&host.id.to_string()).await
+    }
+
+    /// Changes what ops say of a host: limits, overcommit.
+    pub async fn host_change(
+        &self,
+        who: &Principal,
+        name_or_id: &str,
+        change: &HostChange,
+        if_generation: Option<i64>,
+    ) -> Result<HostModel, Problem> {
+        who.require_ops()?;
+        let host = self.store().host_get(name_or_id).await?;
+        self.store().host_change(host.id, if_generation, change, self.now()).await
     }
 
     async fn area(&self, rack: &str, unit: i64) -> Result<Area, Problem> {

@@ -235,10 +235,8 @@ async fn hosts_charged(
              used_cpu = used_cpu + more.cpu, used_memory = used_memory + more.memory, \
              used_disk = used_disk + more.disk, used_iops = used_iops + more.iops, nodes = host.nodes + more.nodes \
              FROM more WHERE host.id = more.id AND host.state = 'online' \
-             AND used_cpu + more.cpu <= capacity_cpu - overhead_cpu \
-             AND used_memory + more.memory <= capacity_memory - overhead_memory \
-             AND used_disk + more.disk <= capacity_disk - overhead_disk \
-             AND used_iops + more.iops <= capacity_iops - overhead_iops",
+             AND used_cpu + more.cpu <= rentable_cpu AND used_memory + more.memory <= rentable_memory \
+             AND used_disk + more.disk <= rentable_disk AND used_iops + more.iops <= rentable_iops",
             vec!["(?, ?, ?, ?, ?, ?)"; chunk.len()].join(", ")
         );
         let values = chunk.iter().flat_map(|(id, size, nodes)| {

@@ -18,7 +18,10 @@ use super::{
     rows::{HOST, HostRow, models},
     stale,
 };
-use crate::model::{Area, DriverStatus, HostModel, HostState};
+use crate::{
+    lifecycle::host_changed,
+    model::{Area, DriverStatus, HostChange, HostModel, HostState, Limit},
+};
 
 /// A host to add.
 #[derive(Debug, Clone)]
@@ -31,8 +34,8 @@ pub struct NewHost {
     pub area: Option<Area>,
     /// How it is cut, if that is known.
     pub node_type: Option<NodeType>,
-    /// What it has, if ops say so; else its agent will.
-    pub capacity: Option<Size>,
+    /// What ops lower its capacity to, whatever its agent will say.
+    pub limit: Limit,
 }
 
 /// A host with the names of where it stands, for lists and the scheduler.
@@ -76,28 +79,28 @@ impl Store {
             transaction.commit().await?;
             return Ok(first);
         }
-        let capacity = new.capacity.unwrap_or(Size::ZERO);
+        let Limit { cpu_millicores, memory_bytes, disk_bytes, disk_iops } = new.limit;
         let backend = self.database.backend();
         let inserted = transaction
             .execute_raw(sql(
                 backend,
-                "INSERT INTO host (id, name, rack_id, unit, node_type, state, clock_mhz, capacity_fixed, \
-                 capacity_cpu, capacity_memory, capacity_disk, capacity_iops, overhead_cpu, overhead_memory, \
+                "INSERT INTO host (id, name, rack_id, unit, node_type, state, clock_mhz, limit_cpu, limit_memory, \
+                 limit_disk, limit_iops, created_ms, machine_cpu, machine_memory, machine_disk, machine_iops, \
+                 overcommit_cpu, overcommit_memory, overcommit_disk, overcommit_iops, overhead_cpu, overhead_memory, \
                  overhead_disk, overhead_iops, node_overhead_cpu, node_overhead_memory, node_overhead_disk, \
                  node_overhead_iops, used_cpu, used_memory, used_disk, used_iops, nodes, boot_id, drivers, last_seen_ms, \
-                 generation, created_ms) VALUES (?, ?, ?, ?, ?, 'joining', 0, ?, ?, ?, ?, ?, 0, 0, 0, 0, 0, 0, 0, 0, 0, \
-                 0, 0, 0, 0, '', '[]', 0, 1, ?)",
+                 generation) VALUES (?, ?, ?, ?, ?, 'joining', 0, ?, ?, ?, ?, ?, 0, 0, 0, 0, 1000, 1000, 1000, 1000, \
+                 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, '', '[]', 0, 1)",
                 [
                     new.id.uuid().into(),
                     new.name.as_str().into(),
                     new.area.map(|a| a.rack_id.uuid()).into(),
                     new.area.map(|a| a.unit).into(),
                     new.node_type.map(NodeType::as_str).into(),
-                    new.capacity.is_some().into(),
-                    capacity.cpu_millicores.into(),
-                    capacity.memory_bytes.into(),
-                    capacity.disk_bytes.into(),
-                    capacity.disk_iops.into(),
+                    cpu_millicores.into(),
+                    memory_bytes.into(),
+                    disk_bytes.into(),
+                    disk_iops.into(),
                     now.into(),
                 ],
             ))
@@ -306,7 +309,50 @@ impl Store {
         }
     }
 
-    /// Records that an agent connected or was lost, and what it said. Capacity follows the machine unless ops set it.
+    /// Changes what ops say of a host, if it is still at the generation they saw. Returns it as it is then.
+    pub async fn host_change(
+        &self,
+        id: Id<Host>,
+        if_generation: Option<i64>,
+        change: &HostChange,
+        now: Ms,
+    ) -> Result<HostModel, Problem> {
+        let mut transaction = self.database.begin().await?;
+        let before = host_locked(&transaction, &[id]).await?.pop().ok_or_else(|| Problem::not_found("host", id))?;
+        if let Some(seen) = if_generation.filter(|seen| *seen != before.generation) {
+            return Err(stale("host", &before.name, seen, before.generation));
+        }
+        let mut after = host_changed(&before, change)?;
+        if after == before {
+            return Ok(before);
+        }
+        after.generation += 1;
+        let (limit, overcommit) = (after.limit, after.overcommit);
+        transaction
+            .execute_raw(sql(
+                self.database.backend(),
+                "UPDATE host SET generation = ?, limit_cpu = ?, limit_memory = ?, limit_disk = ?, limit_iops = ?, \
+                 overcommit_cpu = ?, overcommit_memory = ?, overcommit_disk = ?, overcommit_iops = ? WHERE id = ?",
+                [
+                    after.generation.into(),
+                    limit.cpu_millicores.into(),
+                    limit.memory_bytes.into(),
+                    limit.disk_bytes.into(),
+                    limit.disk_iops.into(),
+                    overcommit.cpu_millicores.into(),
+                    overcommit.memory_bytes.into(),
+                    overcommit.disk_bytes.into(),
+                    overcommit.disk_iops.into(),
+                    id.uuid().into(),
+                ],
+            ))
+            .await?;
+        changed(&mut transaction, now, id, &after.name, after.state, "changed by ops");
+        transaction.commit().await?;
+        Ok(after)
+    }
+
+    /// Records that an agent connected or was lost, and what it said.
     pub async fn host_seen(
         &self,
         host: &HostModel,
@@ -329,8 +375,8 @@ impl Store {
             transaction
                 .execute_raw(sql(
                     backend,
-                    "UPDATE host SET capacity_cpu = ?, capacity_memory = ?, capacity_disk = ?, capacity_iops = ? \
-                     WHERE id = ? AND NOT capacity_fixed",
+                    "UPDATE host SET machine_cpu = ?, machine_memory = ?, machine_disk = ?, machine_iops = ? \
+                     WHERE id = ?",
                     [
                         capacity.cpu_millicores.into(),
                         capacity.memory_bytes.into(),

@@ -4,12 +4,13 @@ use sea_orm::{DbErr, FromQueryResult};
 use uuid::Uuid;
 use yiqiu_base::{Size, database::stored};
 
-use crate::model::{Area, ContractModel, HostModel, NodeModel};
+use crate::model::{Area, ContractModel, HostModel, Limit, NodeModel, Overcommit};
 
 /// The columns of [`HostRow`].
 pub(super) const HOST: &str = "host.id, host.name, host.rack_id, host.unit, host.node_type, host.state, \
-    host.clock_mhz, host.capacity_fixed, host.capacity_cpu, host.capacity_memory, host.capacity_disk, \
-    host.capacity_iops, host.overhead_cpu, host.overhead_memory, host.overhead_disk, host.overhead_iops, \
+    host.clock_mhz, host.machine_cpu, host.machine_memory, host.machine_disk, host.machine_iops, host.limit_cpu, \
+    host.limit_memory, host.limit_disk, host.limit_iops, host.overcommit_cpu, host.overcommit_memory, \
+    host.overcommit_disk, host.overcommit_iops, host.overhead_cpu, host.overhead_memory, host.overhead_disk, host.overhead_iops, \
     host.node_overhead_cpu, host.node_overhead_memory, host.node_overhead_disk, host.node_overhead_iops, \
     host.used_cpu, host.used_memory, host.used_disk, host.used_iops, host.nodes, host.drivers, host.last_seen_ms, \
     host.generation, host.created_ms";
@@ -23,11 +24,18 @@ pub(super) struct HostRow {
     node_type: Option<String>,
     state: String,
     clock_mhz: i64,
-    capacity_fixed: bool,
-    capacity_cpu: i64,
-    capacity_memory: i64,
-    capacity_disk: i64,
-    capacity_iops: i64,
+    machine_cpu: i64,
+    machine_memory: i64,
+    machine_disk: i64,
+    machine_iops: i64,
+    limit_cpu: Option<i64>,
+    limit_memory: Option<i64>,
+    limit_disk: Option<i64>,
+    limit_iops: Option<i64>,
+    overcommit_cpu: i64,
+    overcommit_memory: i64,
+    overcommit_disk: i64,
+    overcommit_iops: i64,
     overhead_cpu: i64,
     overhead_memory: i64,
     overhead_disk: i64,
@@ -66,11 +74,18 @@ impl TryFrom<HostRow> for HostModel {
             node_type,
             state,
             clock_mhz,
-            capacity_fixed,
-            capacity_cpu,
-            capacity_memory,
-            capacity_disk,
-            capacity_iops,
+            machine_cpu,
+            machine_memory,
+            machine_disk,
+            machine_iops,
+            limit_cpu,
+            limit_memory,
+            limit_disk,
+            limit_iops,
+            overcommit_cpu,
+            overcommit_memory,
+            overcommit_disk,
+            overcommit_iops,
             overhead_cpu,
             overhead_memory,
             overhead_disk,
@@ -96,8 +111,19 @@ impl TryFrom<HostRow> for HostModel {
             node_type: node_type.as_deref().map(stored).transpose()?,
             state: stored(&state)?,
             clock_mhz,
-            capacity_fixed,
-            capacity: size(capacity_cpu, capacity_memory, capacity_disk, capacity_iops),
+            machine: size(machine_cpu, machine_memory, machine_disk, machine_iops),
+            limit: Limit {
+                cpu_millicores: limit_cpu,
+                memory_bytes: limit_memory,
+                disk_bytes: limit_disk,
+                disk_iops: limit_iops,
+            },
+            overcommit: Overcommit {
+                cpu_millicores: overcommit_cpu,
+                memory_bytes: overcommit_memory,
+                disk_bytes: overcommit_disk,
+                disk_iops: overcommit_iops,
+            },
             overhead: size(overhead_cpu, overhead_memory, overhead_disk, overhead_iops),
             node_overhead: size(node_overhead_cpu, node_overhead_memory, node_overhead_disk, node_overhead_iops),
             used: size(used_cpu, used_memory, used_disk, used_iops),

@@ -1,6 +1,6 @@
 use yiqiu_base::{Code, Id, NodeState, NodeType, Power, id::Command, secret::Secret};
 use yiqiu_resources::{
-    model::HostState,
+    model::{HostState, Limit},
     service::{Hello, Push, host::HostRequest},
 };
 
@@ -10,7 +10,8 @@ use crate::support::{Tier, facts, line, ops, report, report_of, size, tenant};
 async fn a_join_token_works_once_and_not_for_ever() {
     for tier in Tier::both().await {
         let service = &tier.service;
-        let request = HostRequest { name: "a".into(), rack: None, unit: None, node_type: None, capacity: None };
+        let request =
+            HostRequest { name: "a".into(), rack: None, unit: None, node_type: None, limit: Limit::default() };
         let (_, token) = service.host_create(&ops(), &request, None).await.unwrap();
         let facts = facts(NodeType::Cm, size(1_000, 1 << 30));
         service.agent_join(&token, &facts).await.unwrap();

@@ -1,10 +1,10 @@
 use yiqiu_base::{Code, NodeType, http::Paging};
-use yiqiu_resources::service::host::HostRequest;
+use yiqiu_resources::{model::Limit, service::host::HostRequest};
 
 use crate::support::{Tier, facts, ops, size, tenant};
 
 fn unplaced(name: &str) -> HostRequest {
-    HostRequest { name: name.to_owned(), rack: None, unit: None, node_type: None, capacity: None }
+    HostRequest { name: name.to_owned(), rack: None, unit: None, node_type: None, limit: Limit::default() }
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use yiqiu_base::{
 };
 use yiqiu_resources::{
     Service, Settings,
-    model::{DriverStatus, HostModel, NodeModel, Report},
+    model::{DriverStatus, HostModel, Limit, NodeModel, Report},
     service::{Connected, Hello, LineRequest, host::HostRequest},
     start,
     store::HostFacts,
@@ -63,17 +63,17 @@ impl Tier {
             rack: Some("r".to_owned()),
             unit: Some(unit),
             node_type: Some(node_type),
-            capacity: None,
+            limit: Limit::default(),
         };
         let (_, token) = self.service.host_create(&ops(), &request, None).await.unwrap();
         let (host, credential) = self.service.agent_join(&token, &facts(node_type, capacity)).await.unwrap();
-        let host = HostModel { node_type: Some(node_type), capacity, ..host };
+        let host = HostModel { node_type: Some(node_type), machine: capacity, ..host };
         self.dial(host, credential).await
     }
 
     /// The agent of a host dials.
     pub(crate) async fn dial(&self, host: HostModel, credential: Secret) -> Agent {
-        let facts = facts(host.node_type.unwrap(), host.capacity);
+        let facts = facts(host.node_type.unwrap(), host.machine);
         let hello = Hello { host_id: host.id, facts, epoch: 0, nodes: Vec::new() };
         let Connected { number, pushes, .. } = self.service.agent_connect(&credential, hello).await.unwrap();
         let host = self.service.host_get(&ops(), &host.name).await.unwrap();

@@ -99,6 +99,11 @@ impl Client {
         self.ask(Method::POST, tier, path, query, Some(body)).await
     }
 
+    /// `PATCH`: changes what the body names.
+    pub async fn patch(&self, tier: Tier, path: &[&str], body: &Value) -> Outcome<Value> {
+        self.ask(Method::PATCH, tier, path, &[], Some(body)).await
+    }
+
     /// `PUT` of JSON.
     pub async fn put(&self, tier: Tier, path: &[&str], body: &Value) -> Outcome<Value> {
         self.ask(Method::PUT, tier, path, &[], Some(body)).await

@@ -1,8 +1,10 @@
 //! `host`: physical machines, and where they stand.
 
+mod update;
+
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use yiqiu_base::size::{parse_bytes, parse_thousandths};
+use yiqiu_base::size::{Dimension, parse_bytes, parse_thousandths};
 
 use super::{
     Session,
@@ -56,6 +58,8 @@ pub enum Host {
         #[arg(long)]
         node_type: String,
     },
+    /// Changes what is said of a host: how much of it may be rented out.
+    Update(update::Update),
     /// Prints a new one-time token for a host whose agent has to join again.
     JoinToken {
         /// Name or id.
@@ -82,17 +86,17 @@ pub struct Create {
     /// How it is cut: cm, vm or bm.
     #[arg(long)]
     node_type: Option<String>,
-    /// Processors to rent out at most; without the capacity flags, what the machine says of itself.
-    #[arg(long, value_name = "CORES", value_parser = parse_thousandths, requires = "memory")]
+    /// Processors that it is taken to have at most, whatever the machine says.
+    #[arg(long, value_name = "CORES", value_parser = parse_thousandths)]
     cpu: Option<i64>,
-    /// Memory to rent out at most.
-    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, requires = "cpu")]
+    /// Memory that it is taken to have at most.
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     memory: Option<i64>,
-    /// Disk to rent out at most.
-    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, requires = "cpu")]
+    /// Disk that it is taken to have at most.
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     disk: Option<i64>,
-    /// Disk operations a second to rent out at most.
-    #[arg(long, value_name = "N", requires = "cpu")]
+    /// Disk operations a second that it is taken to do at most.
+    #[arg(long, value_name = "N")]
     iops: Option<i64>,
 }
 
@@ -106,11 +110,11 @@ impl Create {
         if let Some(node_type) = &self.node_type {
             body["node_type"] = json!(node_type);
         }
-        if let (Some(cpu), Some(memory)) = (self.cpu, self.memory) {
-            body["capacity"] = json!({
-                "cpu_millicores": cpu, "memory_bytes": memory,
-                "disk_bytes": self.disk.unwrap_or(0), "disk_iops": self.iops.unwrap_or(0),
-            });
+        let limit = [self.cpu, self.memory, self.disk, self.iops];
+        for (dimension, amount) in Dimension::ALL.into_iter().zip(limit) {
+            if let Some(amount) = amount {
+                body["limit"][dimension.as_str()] = json!(amount);
+            }
         }
         body
     }
@@ -129,6 +133,11 @@ pub async fn run(session: &Session, verb: Host) -> Outcome {
             let body = json!({"rack": rack, "unit": unit, "node_type": node_type});
             let placed = session.client.put(HOST.tier, &[HOST.path, &host, "place"], &body).await?;
             HOST.show(session, &placed)
+        }
+        Host::Update(update) => {
+            let body = update.body();
+            let changed = session.client.patch(HOST.tier, &[HOST.path, update.host()], &body).await?;
+            HOST.show(session, &changed)
         }
         Host::JoinToken { host } => {
             let made = session.client.post(HOST.tier, &[HOST.path, &host, "join-token"], &[], &json!({})).await?;
