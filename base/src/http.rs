@@ -22,7 +22,6 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     Clock, Code, Principal, Problem,
-    outbox::{Event, Reading},
     principal::Keyring,
     secret::Secret,
     telemetry::{REQUEST_ID_HEADER, request_id_or_new, with_request_id},
@@ -76,12 +75,15 @@ struct Inner {
     known: Mutex<HashMap<String, (Principal, i64)>>,
     limits: DefaultKeyedRateLimiter<String>,
     failures: DefaultKeyedRateLimiter<()>,
+    streams: Mutex<HashMap<String, u32>>,
 }
 
 /// How long the answer of [`TokenExchange`] is used again: so long a revoked token may still work at this edge.
 const KNOWN_MS: i64 = 5_000;
 /// How many principals are kept at once.
 const KNOWN_MOST: usize = 10_000;
+/// How many streams a principal may have open at once. A reader that takes nothing costs one of them, and one batch.
+const STREAMS_MOST: u32 = 32;
 
 impl Gate {
     /// A gate that lets each principal make `per_second` requests, and twice as many at once.
@@ -94,6 +96,7 @@ impl Gate {
             known: Mutex::new(HashMap::new()),
             limits: RateLimiter::keyed(Quota::per_second(per_second).allow_burst(burst)),
             failures: RateLimiter::keyed(Quota::per_second(NonZeroU32::MIN.saturating_add(19))),
+            streams: Mutex::default(),
         }))
     }
 
@@ -144,15 +147,53 @@ impl Gate {
 
     fn limit(&self, principal: &Principal) -> Result<(), Problem> {
         // One limit a principal and project: a busy tenant slows nobody else.
-        let key = format!("{} {}", principal.subject, principal.owner);
-        self.0.limits.check_key(&key).map_err(|not_until| {
+        self.0.limits.check_key(&key_of(principal)).map_err(|not_until| {
             let wait = not_until.wait_time_from(governor::clock::DefaultClock::default().now());
             rate_limited(wait.as_secs() + 1)
         })
     }
 
+    /// Takes one of the streams that a principal may have; it is given back when the answer is dropped.
+    pub(crate) fn stream(&self, principal: &Principal) -> Result<StreamPermit, Problem> {
+        let key = key_of(principal);
+        let mut streams = self.0.streams.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let open = streams.entry(key.clone()).or_default();
+        if *open >= STREAMS_MOST {
+            return Err(Problem {
+                retry_after_s: Some(5),
+                ..Problem::new(Code::RateLimited, format!("{STREAMS_MOST} streams are open already: close one first"))
+            });
+        }
+        *open += 1;
+        metrics::gauge!("yiqiu_event_streams").increment(1);
+        Ok(StreamPermit { gate: self.clone(), key })
+    }
+
     fn known(&self) -> std::sync::MutexGuard<'_, HashMap<String, (Principal, i64)>> {
         self.0.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+fn key_of(principal: &Principal) -> String {
+    format!("{} {}", principal.subject, principal.owner)
+}
+
+/// One open stream of a principal.
+pub(crate) struct StreamPermit {
+    gate: Gate,
+    key: String,
+}
+
+impl Drop for StreamPermit {
+    fn drop(&mut self) {
+        let mut streams = self.gate.0.streams.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(open) = streams.get_mut(&self.key) {
+            *open -= 1;
+            if *open == 0 {
+                streams.remove(&self.key);
+            }
+        }
+        metrics::gauge!("yiqiu_event_streams").decrement(1);
     }
 }
 
@@ -201,6 +242,7 @@ async fn authenticate(State(gate): State<Gate>, mut request: Request, next: Next
         return problem.into_response();
     }
     request.extensions_mut().insert(principal);
+    request.extensions_mut().insert(gate);
     next.run(request).await
 }
 
@@ -321,76 +363,6 @@ impl<T> Page<T> {
     /// The same page of another shape.
     pub fn map<U>(self, f: impl FnMut(T) -> U) -> Page<U> {
         Page { items: self.items.into_iter().map(f).collect(), next: self.next }
-    }
-}
-
-/// Which events to read.
-#[derive(Debug, Deserialize, utoipa::IntoParams)]
-#[into_params(parameter_in = Query)]
-pub struct EventsQuery {
-    /// Read what follows this position; 0 from the beginning.
-    #[serde(default)]
-    pub after: i64,
-    /// At most so many: 1 to 1000, 100 if not said.
-    pub limit: Option<u32>,
-    /// Milliseconds to wait for a first one: at most 30000, none if not said.
-    #[serde(default)]
-    pub wait_ms: u64,
-}
-
-impl EventsQuery {
-    /// How many to read.
-    pub fn limit(&self) -> u32 {
-        self.limit.unwrap_or(100)
-    }
-
-    /// How long to wait for a first one.
-    pub fn wait(&self) -> Duration {
-        Duration::from_millis(self.wait_ms).min(WAIT_MOST)
-    }
-}
-
-/// One event of a tier. Secrets are never in it.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
-#[schema(as = Event)]
-pub struct EventView {
-    /// Its place in the order of commits.
-    position: i64,
-    /// Milliseconds since 1970.
-    at_ms: i64,
-    /// What happened, such as `segment.opened`.
-    kind: String,
-    /// Whose contract it is about; empty where it is nobody's.
-    owner: String,
-    /// The id of what it is about.
-    subject: String,
-    /// The request that led to it.
-    request_id: String,
-    /// What happened, in the shape that `kind` names.
-    payload: serde_json::Value,
-}
-
-/// Events in the order of commits.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
-#[schema(as = Events)]
-pub struct EventPage {
-    /// The events that the asker may see.
-    items: Vec<EventView>,
-    /// What to read after next; the same as before where there was nothing.
-    next: String,
-    /// Names this history; when it changes, begin anew.
-    epoch: i64,
-}
-
-impl From<Reading> for EventPage {
-    fn from(reading: Reading) -> Self {
-        let Reading { events, next, head: _, epoch } = reading;
-        let view = |event| {
-            let Event { position, at_ms, kind, owner, subject, request_id, payload } = event;
-            let payload = serde_json::from_str(&payload).unwrap_or_default(); // it was written as JSON
-            EventView { position, at_ms, kind, owner, subject, request_id, payload }
-        };
-        Self { items: events.into_iter().map(view).collect(), next: next.to_string(), epoch }
     }
 }
 

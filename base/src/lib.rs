@@ -26,6 +26,7 @@ pub mod telemetry;
 #[cfg(feature = "testing")]
 #[allow(clippy::expect_used)] // a test that lacks its database fails loudly
 pub mod testing;
+pub mod watch;
 mod words;
 
 pub use clock::Clock;

@@ -13,7 +13,8 @@ use utoipa::IntoParams;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use yiqiu_base::{
     Principal, Problem,
-    http::{Body, EventPage, EventsQuery, IdempotencyKey, IfMatch, Page, Paging, Params, Tagged},
+    http::{Body, IdempotencyKey, IfMatch, Page, Paging, Params, Tagged},
+    watch::{EventPage, EventsQuery, Watch},
 };
 
 use self::view::{
@@ -192,13 +193,17 @@ async fn component_power(
 
 /// Events of Components
 ///
-/// In the order of commits. Ops read all of them, tenants those of their own contracts.
-#[utoipa::path(get, path = "/v1/events/components", tag = "components", params(EventsQuery),
-    responses((status = 200, body = EventPage), (status = "4XX", body = Problem)))]
-async fn events(
-    State(service): State<Service>,
-    who: Principal,
-    Params(query): Params<EventsQuery>,
-) -> Result<Json<EventPage>, Problem> {
-    service.events(&who, query.after, query.limit(), query.wait()).await.map(|read| Json(read.into()))
+/// In the order of commits, as a page, or as a stream of server-sent events for `Accept: text/event-stream`: `id` is the
+/// position, `event` the kind, `data` the event; first comes `epoch`, and again when the history changes. Ops read all of them, tenants those of their own contracts.
+#[utoipa::path(get, path = "/v1/events/components", tag = "components",
+    params(EventsQuery, ("Last-Event-ID" = Option<i64>, Header, description = "Go on with the stream after this position")),
+    responses((status = 200, content((EventPage = "application/json"), (String = "text/event-stream"))),
+        (status = "4XX", body = Problem)))]
+async fn events(State(service): State<Service>, watch: Watch) -> Result<Response, Problem> {
+    let stop = service.environment().stop.clone();
+    let read = move |who, after, limit, wait| {
+        let service = service.clone();
+        async move { service.events(&who, after, limit, wait).await }
+    };
+    watch.answer(stop, read).await
 }

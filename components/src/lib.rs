@@ -44,7 +44,7 @@ pub async fn start(
     Migrator::up(database.schema(), None).await.map_err(yiqiu_base::database::problem)?;
     environment.clock.not_before(outbox::newest_ms(&database).await?);
     let pool = pool::Pool::new(resources, caller);
-    let service = Service::new(database, pool, environment.clock.clone(), settings);
+    let service = Service::new(database, pool, environment.clone(), settings);
     reconcile::spawn(&service, &environment);
     Ok(service)
 }

@@ -16,7 +16,7 @@ use std::{
 };
 
 use yiqiu_base::{
-    Clock, Code, Id, Principal, Problem, clock::Ms, database::Database, id::CContract, idempotency::Key,
+    Code, Environment, Id, Principal, Problem, clock::Ms, database::Database, id::CContract, idempotency::Key,
     reconcile::Waker,
 };
 
@@ -69,7 +69,7 @@ pub struct Service(Arc<Inner>);
 struct Inner {
     store: Store,
     pool: Pool,
-    clock: Clock,
+    environment: Environment,
     settings: Settings,
     waker: Waker,
     flights: Flights,
@@ -88,12 +88,12 @@ pub(crate) enum Carried {
 }
 
 impl Service {
-    pub(crate) fn new(database: Database, pool: Pool, clock: Clock, settings: Settings) -> Self {
+    pub(crate) fn new(database: Database, pool: Pool, environment: Environment, settings: Settings) -> Self {
         let store = Store::new(database);
         Self(Arc::new(Inner {
             store,
             pool,
-            clock,
+            environment,
             settings,
             waker: Waker::default(),
             flights: Flights::default(),
@@ -121,13 +121,18 @@ impl Service {
         &self.0.flights
     }
 
+    /// What everything of this process shares.
+    pub(crate) fn environment(&self) -> &Environment {
+        &self.0.environment
+    }
+
     /// For how long this process has run.
     pub(crate) fn running(&self) -> Duration {
         self.0.started.elapsed()
     }
 
     pub(crate) fn now(&self) -> Ms {
-        self.0.clock.now()
+        self.0.environment.clock.now()
     }
 
     /// Whether the database answers.

@@ -4,14 +4,14 @@ mod people;
 mod tokens;
 mod usage;
 
-use axum::{Json, extract::State};
+use axum::{Json, extract::State, response::Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use yiqiu_base::{
     Principal, Problem,
-    http::{EventPage, EventsQuery, Params},
     principal::Role,
+    watch::{EventPage, EventsQuery, Watch},
 };
 
 use crate::{Service, model::Whoami};
@@ -65,13 +65,17 @@ async fn whoami(State(service): State<Service>, who: Principal) -> Result<Json<W
 
 /// Events of Projects
 ///
-/// In the order of commits; for ops.
-#[utoipa::path(get, path = "/v1/events/projects", tag = "projects", params(EventsQuery),
-    responses((status = 200, body = EventPage), (status = "4XX", body = Problem)))]
-async fn events(
-    State(service): State<Service>,
-    who: Principal,
-    Params(query): Params<EventsQuery>,
-) -> Result<Json<EventPage>, Problem> {
-    service.events(&who, query.after, query.limit(), query.wait()).await.map(|read| Json(read.into()))
+/// In the order of commits, as a page, or as a stream of server-sent events for `Accept: text/event-stream`: `id` is the
+/// position, `event` the kind, `data` the event; first comes `epoch`, and again when the history changes. For ops.
+#[utoipa::path(get, path = "/v1/events/projects", tag = "projects",
+    params(EventsQuery, ("Last-Event-ID" = Option<i64>, Header, description = "Go on with the stream after this position")),
+    responses((status = 200, content((EventPage = "application/json"), (String = "text/event-stream"))),
+        (status = "4XX", body = Problem)))]
+async fn events(State(service): State<Service>, watch: Watch) -> Result<Response, Problem> {
+    let stop = service.environment().stop.clone();
+    let read = move |who, after, limit, wait| {
+        let service = service.clone();
+        async move { service.events(&who, after, limit, wait).await }
+    };
+    watch.answer(stop, read).await
 }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use yiqiu_base::{
-    Clock, Code, Environment, Principal, Problem,
+    Code, Environment, Principal, Problem,
     clock::Ms,
     database::{Database, Transaction, problem},
     idempotency::Key,
@@ -64,7 +64,7 @@ pub struct Service(Arc<Inner>);
 
 struct Inner {
     database: Database,
-    clock: Clock,
+    environment: Environment,
     signer: Signer,
 }
 
@@ -115,8 +115,7 @@ pub async fn start(
         async move { sweeper.pass(now).await }
     };
     run(&env, "projects.sweep", settings.sweep_period, pass);
-    let clock = env.clock.clone();
-    Ok(Service(Arc::new(Inner { database, clock, signer })))
+    Ok(Service(Arc::new(Inner { database, environment: env, signer })))
 }
 
 /// Spawns a loop that lasts until the environment stops.
@@ -140,7 +139,12 @@ enum Made<T> {
 impl Service {
     /// The time of this tier.
     pub fn now(&self) -> Ms {
-        self.0.clock.now()
+        self.0.environment.clock.now()
+    }
+
+    /// What everything of this process shares.
+    pub(crate) fn environment(&self) -> &Environment {
+        &self.0.environment
     }
 
     /// Whether the database answers.

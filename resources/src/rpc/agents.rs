@@ -144,6 +144,7 @@ async fn converse(
     let mut silence = std::pin::pin!(tokio::time::sleep(settings.lost_after));
     loop {
         tokio::select! {
+            () = service.environment().stop.cancelled() => return Ok(()), // it dials again
             () = &mut silence => return Err(Problem::new(Code::Unavailable, "the agent was silent for too long")),
             push = pushes.recv() => match push {
                 Some(Push::Assign(node)) => {

@@ -92,7 +92,7 @@ impl Service {
         let _files = self.0.image_files.lock().await;
         tokio::fs::rename(&partial, self.image_path(&image)).await.map_err(Problem::internal)?;
         sync_folder(&self.settings().images).await?;
-        self.store().image_ready(image.id).await?;
+        self.store().image_ready(&image, self.now()).await?;
         self.store().image_get(image.id).await
     }
 
@@ -120,7 +120,7 @@ impl Service {
             return Err(Problem::new(Code::PermissionDenied, format!("image {} is not yours to delete", image.name)));
         }
         let _files = self.0.image_files.lock().await;
-        let shared = self.store().image_delete(&image).await?;
+        let shared = self.store().image_delete(&image, self.now()).await?;
         self.0.images.write().await.remove(&image.id);
         if shared {
             return Ok(());

@@ -39,7 +39,7 @@ impl Service {
     pub async fn region_delete(&self, who: &Principal, name_or_id: &str) -> Result<(), Problem> {
         who.require_ops()?;
         let region = self.store().region_get(name_or_id).await?;
-        self.store().region_delete(&region).await
+        self.store().region_delete(&region, self.now()).await
     }
 
     /// Adds a zone to a region.
@@ -74,7 +74,7 @@ impl Service {
     pub async fn zone_delete(&self, who: &Principal, name_or_id: &str) -> Result<(), Problem> {
         who.require_ops()?;
         let zone = self.store().zone_get(name_or_id).await?;
-        self.store().zone_delete(&zone).await
+        self.store().zone_delete(&zone, self.now()).await
     }
 
     /// Adds a rack to a zone.
@@ -114,6 +114,6 @@ impl Service {
     pub async fn rack_delete(&self, who: &Principal, name_or_id: &str) -> Result<(), Problem> {
         who.require_ops()?;
         let rack = self.store().rack_get(name_or_id).await?;
-        self.store().rack_delete(&rack).await
+        self.store().rack_delete(&rack, self.now()).await
     }
 }

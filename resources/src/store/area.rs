@@ -3,11 +3,14 @@
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Set};
 use yiqiu_base::{
     Code, Id, Problem,
+    clock::Ms,
     database::{is_duplicate, is_reference},
     http::Paging,
     id::{Kind, Rack, Region, Zone},
     idempotency::{self, Key},
+    outbox::NewEvent,
 };
+use yiqiu_proto::resources::PlaceChanged;
 
 use super::Store;
 use crate::model::{RackModel, RegionModel, ZoneModel};
@@ -96,7 +99,7 @@ macro_rules! place {
         impl Store {
             /// Adds one; `already_exists` if the name is taken. The same key again gives the first one.
             pub async fn $insert(&self, new: &$model, key: Option<&Key>) -> Result<$model, Problem> {
-                let transaction = self.database.begin().await?;
+                let mut transaction = self.database.begin().await?;
                 if let Some(key) = key
                     && let Some(kept) = idempotency::kept(&*transaction, &[key]).await?.first()
                 {
@@ -119,6 +122,9 @@ macro_rules! place {
                 if let Some(key) = key {
                     idempotency::keep(&*transaction, &[(key, new.id.to_string())], new.created_ms).await?;
                 }
+                let told = PlaceChanged { id: new.id.to_string(), name: new.name.clone() };
+                let kind = concat!(stringify!($noun), ".created");
+                transaction.emit(NewEvent::new(new.created_ms, kind, "", new.id, &told));
                 transaction.commit().await?;
                 Ok(new.clone())
             }
@@ -143,15 +149,20 @@ macro_rules! place {
             }
 
             /// Takes it away, if its generation is still the one seen; `in_use` while something stands in it.
-            pub async fn $delete(&self, model: &$model) -> Result<(), Problem> {
-                let transaction = self.database.begin().await?;
+            pub async fn $delete(&self, model: &$model, now: Ms) -> Result<(), Problem> {
+                let mut transaction = self.database.begin().await?;
                 let deleted = $noun::Entity::delete_many()
                     .filter($noun::Column::Id.eq(model.id.uuid()))
                     .filter($noun::Column::Generation.eq(model.generation))
                     .exec(&*transaction)
                     .await;
                 match deleted {
-                    Ok(result) if result.rows_affected == 1 => Ok(transaction.commit().await?),
+                    Ok(result) if result.rows_affected == 1 => {
+                        let told = PlaceChanged { id: model.id.to_string(), name: model.name.clone() };
+                        let kind = concat!(stringify!($noun), ".deleted");
+                        transaction.emit(NewEvent::new(now, kind, "", model.id, &told));
+                        Ok(transaction.commit().await?)
+                    }
                     Ok(_) => Err(Problem::not_found($kind::NOUN, &model.name)),
                     Err(error) if is_reference(&error) => Err(Problem::new(
                         Code::InUse,

@@ -6,11 +6,14 @@ use sea_orm::{
 };
 use yiqiu_base::{
     Code, Id, Problem,
-    database::{is_duplicate, is_reference, stored},
+    clock::Ms,
+    database::{Transaction, is_duplicate, is_reference, stored},
     http::Paging,
     id::Image,
     idempotency::{self, Key},
+    outbox::NewEvent,
 };
+use yiqiu_proto::resources::ImageChanged;
 
 use super::Store;
 use crate::model::{ImageModel, ImageState};
@@ -49,7 +52,7 @@ impl TryFrom<entity::Model> for ImageModel {
 impl Store {
     /// Adds an image without bytes; `already_exists` if its owner has one of that name.
     pub async fn image_insert(&self, new: &ImageModel, key: Option<&Key>) -> Result<ImageModel, Problem> {
-        let transaction = self.database.begin().await?;
+        let mut transaction = self.database.begin().await?;
         if let Some(key) = key
             && let Some(kept) = idempotency::kept(&*transaction, &[key]).await?.first()
         {
@@ -78,6 +81,7 @@ impl Store {
         if let Some(key) = key {
             idempotency::keep(&*transaction, &[(key, id.to_string())], created_ms).await?;
         }
+        emit(&mut transaction, "image.created", new, created_ms);
         transaction.commit().await?;
         Ok(new.clone())
     }
@@ -120,21 +124,24 @@ impl Store {
     }
 
     /// Says that the bytes are here.
-    pub async fn image_ready(&self, id: Id<Image>) -> Result<(), Problem> {
-        let transaction = self.database.begin().await?;
-        entity::Entity::update_many()
+    pub async fn image_ready(&self, model: &ImageModel, now: Ms) -> Result<(), Problem> {
+        let mut transaction = self.database.begin().await?;
+        let updated = entity::Entity::update_many()
             .col_expr(entity::Column::State, Expr::value(ImageState::Ready.as_str()))
             .col_expr(entity::Column::Generation, Expr::col(entity::Column::Generation).add(1))
-            .filter(entity::Column::Id.eq(id.uuid()))
+            .filter(entity::Column::Id.eq(model.id.uuid()))
             .filter(entity::Column::State.eq(ImageState::Pending.as_str()))
             .exec(&*transaction)
             .await?;
+        if updated.rows_affected == 1 {
+            emit(&mut transaction, "image.ready", &ImageModel { state: ImageState::Ready, ..model.clone() }, now);
+        }
         Ok(transaction.commit().await?)
     }
 
     /// Takes an image away that no node uses, and says whether another image still has the same bytes.
-    pub async fn image_delete(&self, model: &ImageModel) -> Result<bool, Problem> {
-        let transaction = self.database.begin().await?;
+    pub async fn image_delete(&self, model: &ImageModel, now: Ms) -> Result<bool, Problem> {
+        let mut transaction = self.database.begin().await?;
         let users = super::node::count_of_image(&transaction, model.id).await?;
         if users > 0 {
             return Err(Problem::new(
@@ -144,7 +151,7 @@ impl Store {
         }
         let deleted =
             entity::Entity::delete_many().filter(entity::Column::Id.eq(model.id.uuid())).exec(&*transaction).await;
-        deleted.map_err(|error| match is_reference(&error) {
+        let deleted = deleted.map_err(|error| match is_reference(&error) {
             true => Problem::new(Code::InUse, format!("image {} was taken for a node just now", model.name)),
             false => error.into(),
         })?;
@@ -153,9 +160,18 @@ impl Store {
             .one(&*transaction)
             .await?
             .is_some();
+        if deleted.rows_affected == 1 {
+            emit(&mut transaction, "image.deleted", model, now);
+        }
         transaction.commit().await?;
         Ok(shared)
     }
+}
+
+fn emit(transaction: &mut Transaction, kind: &'static str, image: &ImageModel, now: Ms) {
+    let state = image.state.as_str().to_owned();
+    let told = ImageChanged { image_id: image.id.to_string(), name: image.name.clone(), state };
+    transaction.emit(NewEvent::new(now, kind, &image.owner, image.id, &told));
 }
 
 fn visible(owner: &str) -> Condition {

@@ -80,18 +80,23 @@ impl Client {
         self.ask(Method::GET, tier, path, query, None).await
     }
 
-    /// `GET` that the server may hold open for `wait`.
-    pub async fn get_waiting(
-        &self,
-        tier: Tier,
-        path: &[&str],
-        query: &[(&str, &str)],
-        wait: Duration,
-    ) -> Outcome<Value> {
+    /// `GET` of a stream of server-sent events, tried once: the caller knows where to go on.
+    pub async fn stream(&self, tier: Tier, path: &[&str], query: &[(&str, &str)]) -> Outcome<reqwest::Response> {
         let url = self.url(tier, path, query).await?;
-        let patience = wait + Duration::from_secs(15);
-        let ask = Ask { method: Method::GET, url, body: None, idempotency_key: None, patience };
-        json(self.send(ask).await?).await
+        let request = self.authorized(self.http.get(url)).header(header::ACCEPT, "text/event-stream");
+        let answer = match tokio::time::timeout(Duration::from_secs(30), request.send()).await {
+            Ok(answer) => answer.map_err(|error| self.unreachable(&error))?,
+            Err(_) => return Err(Failure::Unreachable(format!("{} does not answer within 30 s.", self.server))),
+        };
+        let status = answer.status();
+        match status {
+            // Too busy now, or a proxy says that nobody is behind it.
+            StatusCode::TOO_MANY_REQUESTS => Err(Failure::Unreachable(format!("{} is busy.", self.server))),
+            status if status.is_server_error() => {
+                Err(Failure::Unreachable(format!("{} answers {status}.", self.server)))
+            }
+            _ => refused(answer).await,
+        }
     }
 
     /// `POST`, safe to repeat: it carries an idempotency key.

@@ -92,11 +92,16 @@ pub fn document(format: Format, value: &Value) -> Outcome {
 
 /// Writes to standard output. A reader that went away, such as `head`, is no failure.
 pub fn print(text: &str) -> Outcome {
-    match std::io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Failure::Failed(format!("standard output: {error}")))
-        }
-        _ => Ok(()),
+    print_while_read(text).map(drop)
+}
+
+/// The same, for what has no end: false if nobody reads any more.
+pub fn print_while_read(text: &str) -> Outcome<bool> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure::Failed(format!("standard output: {error}"))),
     }
 }
 

@@ -22,14 +22,26 @@ pub struct InProject {
 }
 
 /// How an owner label names a project.
-const LABEL: &str = "project:";
+pub const LABEL: &str = "project:";
+
+impl InProject {
+    /// The owner label of the project, if one was named.
+    pub async fn label(&self, session: &Session) -> Outcome<Option<String>> {
+        let Some(project) = &self.project else { return Ok(None) };
+        let project = session.client.get(Tier::Projects, &["projects", project], &[]).await?;
+        Ok(Some(format!("{LABEL}{}", super::node::id_of(&project)?)))
+    }
+}
+
+/// The owner label of a project, and its name.
+pub fn label_and_name(project: &Value) -> Option<(String, String)> {
+    Some((format!("{LABEL}{}", project["id"].as_str()?), project["name"].as_str()?.to_owned()))
+}
 
 /// Everything of a noun, or what of it belongs to the project.
 pub async fn all(session: &Session, noun: &Noun, query: &[(&str, &str)], within: &InProject) -> Outcome<Vec<Value>> {
     let mut items = session.client.all(noun.tier, &[noun.path], query).await?;
-    if let Some(project) = &within.project {
-        let project = session.client.get(Tier::Projects, &["projects", project], &[]).await?;
-        let label = format!("{LABEL}{}", super::node::id_of(&project)?);
+    if let Some(label) = within.label(session).await? {
         items.retain(|item| item["owner"] == label.as_str());
     }
     Ok(items)

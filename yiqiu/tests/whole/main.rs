@@ -8,4 +8,5 @@ mod golden;
 mod main_job;
 mod metering;
 mod platform;
+mod watch;
 mod without_docker;
