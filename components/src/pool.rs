@@ -232,7 +232,7 @@ fn host(host: wire::Host) -> Result<Host, Problem> {
 fn lease(contract: wire::RContract) -> Result<Lease, Problem> {
     let wire::RContract { id, name: _, owner: _, state, created_ms, generation: _, nodes } = contract;
     let state = match state.as_str() {
-        "active" => LeaseState::Active,
+        "scheduled" | "active" | "ending" => LeaseState::Active,
         "releasing" => LeaseState::Releasing,
         "released" => LeaseState::Released,
         other => return Err(Problem::internal(format!("Resources calls an rcontract `{other}`"))),

@@ -44,6 +44,7 @@ impl MigrationTrait for First {
             "node",
             "claim",
             "line",
+            "contract_history",
             "rcontract",
             "image",
             "join_token",
@@ -188,6 +189,12 @@ async fn contracts(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
                 .col(big_integer("generation"))
                 .col(big_integer("created_ms"))
                 .col(text("created_by"))
+                .col(text("reason"))
+                .col(big_integer_null("starts_ms"))
+                .col(big_integer_null("ends_ms"))
+                .col(big_integer("grace_ms"))
+                // When time alone changes it next. Null: never.
+                .col(big_integer_null("due_ms"))
                 .col(big_integer_null("released_ms"))
                 .to_owned(),
         )
@@ -196,6 +203,25 @@ async fn contracts(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
     let connection = manager.get_connection();
     connection
         .execute_unprepared("CREATE UNIQUE INDEX rcontract_name ON rcontract (owner, name) WHERE state <> 'released'")
+        .await?;
+
+    connection.execute_unprepared("CREATE INDEX rcontract_due ON rcontract (due_ms) WHERE due_ms IS NOT NULL").await?;
+    manager
+        .create_table(
+            Table::create()
+                .table("contract_history")
+                .col(uuid("rcontract_id"))
+                // The generation that the change led to: each change has one of its own.
+                .col(big_integer("generation"))
+                .col(big_integer("at_ms"))
+                .col(text("who"))
+                .col(text("reason"))
+                .col(text("request_id"))
+                .col(text("change"))
+                .primary_key(Index::create().col("rcontract_id").col("generation"))
+                .foreign_key(&mut reference("contract_history", "rcontract_id", "rcontract"))
+                .to_owned(),
+        )
         .await?;
 
     let mut line = Table::create()
@@ -241,6 +267,7 @@ async fn contracts(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
                 .col(text("detail"))
                 .col(text("ports"))
                 .col(boolean("removed"))
+                .col(boolean("resumes"))
                 .col(big_integer("revision"))
                 .col(text("request_id"))
                 .col(big_integer("changed_ms"))

@@ -1,6 +1,7 @@
 //! What may follow what: pure functions over states, decided before anything is written.
 
 mod host;
+pub mod term;
 
 use std::collections::HashMap;
 
@@ -120,16 +121,17 @@ pub fn host_after(state: HostState, connected: bool) -> HostState {
     }
 }
 
-/// What a contract becomes when its end is asked for, and when its last node is gone.
+/// What a contract becomes when its release is asked for, and when its last node is gone. What time does to it is in
+/// [`term`].
 ///
 /// ```text
-///   active ──release──▶ releasing ──last node gone──▶ released
+///   scheduled, active, ending ──release──▶ releasing ──last node gone──▶ released
 /// ```
 pub fn contract_after_release(state: ContractState, nodes_left: usize) -> ContractState {
+    use ContractState::{Active, Ending, Released, Releasing, Scheduled};
     match (state, nodes_left) {
-        (ContractState::Active | ContractState::Releasing, 1..) => ContractState::Releasing,
-        (ContractState::Active | ContractState::Releasing, 0) => ContractState::Released,
-        (ContractState::Released, _) => ContractState::Released,
+        (Scheduled | Active | Ending | Releasing, 1..) => Releasing,
+        (Scheduled | Active | Ending | Releasing, 0) | (Released, _) => Released,
     }
 }
 

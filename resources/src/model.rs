@@ -1,5 +1,6 @@
 //! The nouns of Resources, as the service and the edges see them.
 
+mod contract;
 mod host;
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +12,7 @@ use yiqiu_base::{
     words,
 };
 
+pub use contract::{By, Change, Entry, LineThen, Term};
 pub use host::{Area, DriverStatus, HostChange, HostModel, HostState, Limit, OVERCOMMIT_MOST, Overcommit};
 
 /// A place of many data centres.
@@ -74,8 +76,12 @@ words! {
 words! {
     /// The life of a contract.
     ContractState, "state of a contract" {
+        /// It holds its lines already; its nodes start when its start comes.
+        Scheduled = "scheduled",
         /// It holds its lines.
         Active = "active",
+        /// Its end came: its nodes are off, and it is released when its grace is over.
+        Ending = "ending",
         /// Its end was asked for; its nodes are being taken away.
         Releasing = "releasing",
         /// It holds nothing any more.
@@ -178,6 +184,10 @@ pub struct NewContract {
     pub owner: String,
     /// Who asked.
     pub created_by: String,
+    /// Why, in the words of whoever asked.
+    pub reason: String,
+    /// From when until when.
+    pub term: Term,
     /// Whether whoever asked may have whole hosts.
     pub whole_hosts: bool,
     /// What it holds: all of it, or nothing.
@@ -196,14 +206,23 @@ pub struct ContractModel {
     pub owner: String,
     /// Where it is in its life.
     pub state: ContractState,
-    /// How many lines it was made with.
+    /// How many lines it holds.
     pub lines: i64,
+    /// From when until when.
+    #[serde(flatten)]
+    pub term: Term,
+    /// When time alone changes it next: its start, its end, or its release.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub due_ms: Option<Ms>,
     /// Grows with every change.
     pub generation: i64,
     /// When it was made.
     pub created_ms: Ms,
     /// By whom.
     pub created_by: String,
+    /// Why, in their words.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub reason: String,
     /// When it held nothing any more.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub released_ms: Option<Ms>,
@@ -248,6 +267,8 @@ pub struct NodeModel {
     pub ports: Vec<Port>,
     /// Its contract is being released.
     pub removed: bool,
+    /// It is powered on when its contract starts, or is renewed after its end.
+    pub resumes: bool,
     /// Grows with every change of what is wished.
     pub revision: i64,
     /// The request behind the newest wish.

@@ -13,18 +13,23 @@ use crate::{lifecycle::settled, service::Service};
 pub(crate) fn start(service: &Service) {
     let resend_after = service.settings().resend_after;
     let again = service.clone();
-    run(service, "resources.resend", resend_after, move || {
+    run(service, "resources.resend", resend_after, Waker::default(), move || {
         let service = again.clone();
         async move { resend(&service, resend_after).await }
     });
     let agents = service.clone();
-    run(service, "resources.agents", service.settings().lost_after, move || {
+    run(service, "resources.agents", service.settings().lost_after, Waker::default(), move || {
         let service = agents.clone();
         async move { service.agents_missing().await.map(|()| Next::Done) }
     });
+    let terms = service.clone();
+    run(service, "resources.terms", Duration::from_secs(30), service.terms_waker(), move || {
+        let service = terms.clone();
+        async move { service.terms().await }
+    });
 }
 
-fn run<F, Fut>(service: &Service, name: &'static str, period: Duration, pass: F)
+fn run<F, Fut>(service: &Service, name: &'static str, period: Duration, waker: Waker, pass: F)
 where
     F: FnMut() -> Fut + Send + 'static,
     Fut: Future<Output = Result<Next, Problem>> + Send,
@@ -32,7 +37,7 @@ where
     let environment = service.environment().clone();
     tokio::spawn(async move {
         let (clock, stop) = (environment.clock.clone(), environment.stop.clone());
-        environment.loops.run(name, clock, period, Waker::default(), stop, pass).await;
+        environment.loops.run(name, clock, period, waker, stop, pass).await;
     });
 }
 

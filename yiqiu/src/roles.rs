@@ -77,6 +77,8 @@ pub struct Deployment {
     pub rate_limit: NonZeroU32,
     /// How often agents send what they measured.
     pub usage_interval: Duration,
+    /// How long contracts of Resources can be renewed after their end.
+    pub grace: Duration,
 }
 
 /// Roles that run.
@@ -167,6 +169,7 @@ impl Wiring<'_> {
         let database = self.database(Role::Resources).await?;
         let settings = yiqiu_resources::Settings {
             usage: self.deployment.usage_interval,
+            grace: self.deployment.grace,
             ..yiqiu_resources::Settings::new(self.deployment.images.clone())
         };
         let service = yiqiu_resources::start(database, self.environment.clone(), settings).await?;

@@ -103,6 +103,7 @@ pub async fn run(serve: Serve) -> anyhow::Result<()> {
         images: serve.images_dir,
         rate_limit: serve.limits.rate_limit,
         usage_interval: serve.limits.usage_interval,
+        grace: serve.limits.grace,
     };
     deployment.check()?;
     let listener = server::bind(serve.listen).await?;

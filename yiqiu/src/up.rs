@@ -52,6 +52,9 @@ pub struct Limits {
     /// How often agents send what they measured.
     #[arg(long, env = "YIQIU_USAGE_INTERVAL", value_name = "SPAN", value_parser = parse_span, default_value = "10s")]
     pub usage_interval: Duration,
+    /// How long after its end a contract can be renewed, where it does not say so itself.
+    #[arg(long, env = "YIQIU_GRACE", value_name = "SPAN", value_parser = parse_span, default_value = "1h")]
+    pub grace: Duration,
 }
 
 /// Runs it until a signal.
@@ -74,6 +77,7 @@ pub async fn run(up: Up) -> anyhow::Result<()> {
         images: data.join("images"),
         rate_limit: limits.rate_limit,
         usage_interval: limits.usage_interval,
+        grace: limits.grace,
     };
     deployment.check()?;
     let Running { site, resources, projects, agents } = roles::start(&deployment, stop.clone()).await?;

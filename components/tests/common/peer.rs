@@ -137,6 +137,7 @@ impl Peer {
                 name: lease.name.clone(),
                 state: lease.state.clone(),
                 lines: lease.nodes.len() as i64,
+                ..wire::RContractChanged::default()
             };
             inner.emit("rcontract.released", &lease.id, &changed);
         }

@@ -10,14 +10,14 @@ use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 use yiqiu_base::{
     Id, NodeType, Power, Principal, Problem, Size,
-    http::{Body, IdempotencyKey, Page, Paging, Params, Tagged},
+    http::{Body, IdempotencyKey, IfMatch, Page, Paging, Params, Tagged},
     id::{Line, RContract},
 };
 
 use super::view::ContractView;
 use crate::{
-    model::{ContractModel, Port, Variable},
-    service::{LineRequest, Service},
+    model::{ContractModel, Entry, Port, Variable},
+    service::{ContractRequest, LineRequest, Service},
 };
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -29,6 +29,35 @@ pub(super) struct NewContract {
     name: String,
     /// All of them are claimed, or none.
     lines: Vec<NewLine>,
+    /// When its nodes start, in milliseconds since 1970; left out: at once. Its lines are claimed now in any case.
+    starts_ms: Option<i64>,
+    /// When it ends and its nodes are switched off; left out: never.
+    ends_ms: Option<i64>,
+    /// How long after its end it still holds everything and can be renewed; left out: as the server is set up.
+    grace_ms: Option<i64>,
+    /// Why, for its history: one line.
+    #[serde(default)]
+    reason: String,
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Renew {
+    /// The new end, in milliseconds since 1970; `null`: none.
+    #[serde(deserialize_with = "Option::deserialize")]
+    ends_ms: Option<i64>,
+    /// Why, for its history: one line.
+    #[serde(default)]
+    reason: String,
+}
+
+/// Why something is done.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Reason {
+    /// For the history: one line.
+    #[serde(default)]
+    reason: String,
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -92,14 +121,22 @@ pub(super) async fn create(
     Params(query): Params<DryRun>,
     Body(new): Body<NewContract>,
 ) -> Result<Response, Problem> {
-    let lines: Vec<LineRequest> = new.lines.into_iter().map(LineRequest::from).collect();
+    let request = ContractRequest::from(new);
     if query.dry_run {
-        service.contract_dry_run(&who, &new.name, &lines).await?;
+        service.contract_dry_run(&who, &request).await?;
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
-    let made = service.contract_create(&who, new.id, &new.name, &lines, key.0.as_deref()).await?;
+    let made = service.contract_lease(&who, &request, key.0.as_deref()).await?;
     let (generation, view) = ContractView::of(made);
     Ok(Tagged(StatusCode::CREATED, generation, view).into_response())
+}
+
+impl From<NewContract> for ContractRequest {
+    fn from(new: NewContract) -> Self {
+        let NewContract { id, name, lines, starts_ms, ends_ms, grace_ms, reason } = new;
+        let lines = lines.into_iter().map(LineRequest::from).collect();
+        Self { id, name, lines, starts_ms, ends_ms, grace_ms, reason }
+    }
 }
 
 impl From<NewLine> for LineRequest {
@@ -138,13 +175,49 @@ pub(super) async fn get(
 ///
 /// Its nodes are stopped and removed; each claim ends when its node is verified gone.
 #[utoipa::path(delete, path = "/v1/rcontracts/{rcontract}", tag = "resources",
-    params(("rcontract", description = "name or id")),
+    params(("rcontract", description = "name or id"), Reason),
     responses((status = 202, body = ContractModel), (status = "4XX", body = Problem)))]
 pub(super) async fn release(
     State(service): State<Service>,
     who: Principal,
     Path(contract): Path<String>,
+    Params(Reason { reason }): Params<Reason>,
 ) -> Result<Tagged<ContractModel>, Problem> {
-    let contract = service.contract_release(&who, &contract).await?;
+    let contract = service.contract_release_for(&who, &contract, &reason).await?;
     Ok(Tagged(StatusCode::ACCEPTED, contract.generation, contract))
+}
+
+/// Move the end of a contract
+///
+/// In the grace after its end it is active again, and the nodes that the end switched off are powered on.
+#[utoipa::path(post, path = "/v1/rcontracts/{rcontract}/renew", tag = "resources", request_body = Renew,
+    params(("rcontract", description = "name or id")),
+    responses((status = 200, body = ContractView), (status = "4XX", body = Problem)))]
+pub(super) async fn renew(
+    State(service): State<Service>,
+    who: Principal,
+    Path(contract): Path<String>,
+    key: IdempotencyKey,
+    seen: Option<IfMatch>,
+    Body(Renew { ends_ms, reason }): Body<Renew>,
+) -> Result<Tagged<ContractView>, Problem> {
+    let seen = seen.map(|IfMatch(generation)| generation);
+    let renewed = service.contract_renew(&who, &contract, ends_ms, &reason, seen, key.0.as_deref()).await?;
+    let (generation, view) = ContractView::of(renewed);
+    Ok(Tagged(StatusCode::OK, generation, view))
+}
+
+/// Show every change of a contract
+///
+/// Oldest first: when, who, why and what.
+#[utoipa::path(get, path = "/v1/rcontracts/{rcontract}/history", tag = "resources",
+    params(("rcontract", description = "name or id"), Paging),
+    responses((status = 200, body = Page<Entry>), (status = "4XX", body = Problem)))]
+pub(super) async fn history(
+    State(service): State<Service>,
+    who: Principal,
+    Path(contract): Path<String>,
+    Params(paging): Params<Paging>,
+) -> Result<Json<Page<Entry>>, Problem> {
+    service.contract_history(&who, &contract, &paging).await.map(Json)
 }

@@ -34,6 +34,8 @@ pub fn router(service: Service) -> OpenApiRouter {
         .routes(routes!(image::fill))
         .routes(routes!(contract::create, contract::list))
         .routes(routes!(contract::get, contract::release))
+        .routes(routes!(contract::renew))
+        .routes(routes!(contract::history))
         .routes(routes!(node::list))
         .routes(routes!(node::get))
         .routes(routes!(node::power))

@@ -140,6 +140,9 @@ pub(super) struct NodeView {
     ports: Vec<Port>,
     /// Its contract is being released.
     removed: bool,
+    /// It is powered on when its contract starts, or is renewed after its end.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    resumes: bool,
     changed_ms: i64,
 }
 
@@ -164,6 +167,7 @@ impl From<NodeModel> for NodeView {
             detail,
             ports,
             removed,
+            resumes,
             revision: _,
             request_id: _,
             changed_ms,
@@ -187,6 +191,7 @@ impl From<NodeModel> for NodeView {
             detail,
             ports,
             removed,
+            resumes,
             changed_ms,
         }
     }

@@ -58,6 +58,8 @@ fn contract(lines: &[(Id<Host>, Size)]) -> NewContract {
         name: "c".into(),
         owner: "project:1".into(),
         created_by: "user:t".into(),
+        reason: String::new(),
+        term: crate::model::Term::default(),
         whole_hosts: true,
         lines: lines.iter().enumerate().map(line).collect(),
     }
@@ -214,6 +216,7 @@ fn node(state: NodeState, removed: bool) -> NodeModel {
         detail: String::new(),
         ports: Vec::new(),
         removed,
+        resumes: false,
         revision: 1,
         request_id: String::new(),
         changed_ms: 0,

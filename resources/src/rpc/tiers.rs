@@ -16,7 +16,7 @@ use yiqiu_proto::{
 };
 
 use super::wire;
-use crate::service::Service;
+use crate::service::{ContractRequest, Service};
 
 /// The server of the tier's own interface.
 pub fn server(service: Service, callee: Callee) -> ResourcesServer<impl Resources> {
@@ -47,7 +47,7 @@ impl Resources for Rpc {
             .serve(request, async |who, CreateRContractRequest { id, name, lines, dry_run }| {
                 let lines = lines.into_iter().map(wire::line).collect::<Result<Vec<_>, Problem>>()?;
                 if dry_run {
-                    self.service.contract_dry_run(&who, &name, &lines).await?;
+                    self.service.contract_dry_run(&who, &ContractRequest::open(None, &name, &lines)).await?;
                     return Ok(RContract::default());
                 }
                 let id = Some(Id::parse(&id)?);

@@ -58,6 +58,7 @@ pub(super) fn node(node: NodeModel) -> wire::Node {
         detail,
         ports,
         removed: _,
+        resumes: _,
         revision: _,
         request_id: _,
         changed_ms: _,
@@ -82,8 +83,20 @@ pub(super) fn node(node: NodeModel) -> wire::Node {
 }
 
 pub(super) fn contract(contract: ContractModel, nodes: Vec<NodeModel>) -> wire::RContract {
-    let ContractModel { id, name, owner, state, lines: _, generation, created_ms, created_by: _, released_ms: _ } =
-        contract;
+    let ContractModel {
+        id,
+        name,
+        owner,
+        state,
+        lines: _,
+        term: _,
+        due_ms: _,
+        generation,
+        created_ms,
+        created_by: _,
+        reason: _,
+        released_ms: _,
+    } = contract;
     wire::RContract {
         id: id.to_string(),
         name,

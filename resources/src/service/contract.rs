@@ -16,9 +16,9 @@ use yiqiu_base::{
 
 use super::{Service, scope};
 use crate::{
-    lifecycle::{largest_node, whole_hosts_are_for_ops},
-    model::{ContractModel, NewContract, NewLine, NodeModel, NodeSpec, Port, Variable},
-    store::{Admission, Admitted, NodeFilter, Store},
+    lifecycle::{largest_node, term, whole_hosts_are_for_ops},
+    model::{By, ContractModel, NewContract, NewLine, NodeModel, NodeSpec, Port, Term, Variable},
+    store::{Admission, Admitted, NodeFilter, Store, contract_of},
 };
 
 /// The most lines of a contract.
@@ -47,6 +47,51 @@ pub struct LineRequest {
     pub size: Option<Size>,
     /// Whether it starts at once; `on` if left out.
     pub power: Option<Power>,
+}
+
+/// A contract as it is asked for.
+#[derive(Debug, Clone, Serialize)]
+pub struct ContractRequest {
+    /// Minted by the caller, or here.
+    pub id: Option<Id<RContract>>,
+    /// Unique among its owner's until released.
+    pub name: String,
+    /// All of them, or none.
+    pub lines: Vec<LineRequest>,
+    /// When its nodes start; left out: at once.
+    pub starts_ms: Option<Ms>,
+    /// When it ends; left out: never.
+    pub ends_ms: Option<Ms>,
+    /// How long after its end it can be renewed; left out: as the server is set up.
+    pub grace_ms: Option<Ms>,
+    /// Why, for its history.
+    pub reason: String,
+}
+
+impl ContractRequest {
+    /// From now on, without an end.
+    pub fn open(id: Option<Id<RContract>>, name: &str, lines: &[LineRequest]) -> Self {
+        Self {
+            id,
+            name: name.to_owned(),
+            lines: lines.to_vec(),
+            starts_ms: None,
+            ends_ms: None,
+            grace_ms: None,
+            reason: String::new(),
+        }
+    }
+}
+
+/// The longest reason, in bytes.
+const REASON_MOST: usize = 500;
+
+/// Checks what a person gives as the reason of a change.
+pub(super) fn check_reason(reason: &str) -> Result<(), Problem> {
+    if reason.len() > REASON_MOST || reason.chars().any(char::is_control) {
+        return Err(Problem::invalid(format!("a reason is one line of at most {REASON_MOST} bytes")));
+    }
+    Ok(())
 }
 
 /// Decides a group, in rounds in which nothing is asked twice: the second to ask learns what became of the first.
@@ -102,7 +147,7 @@ fn no_verdict() -> Result<Admitted, Problem> {
 }
 
 impl Service {
-    /// Claims every line, or none. The same id or the same key again answers with the contract that is there.
+    /// Claims every line from now on, without an end: see [`Service::contract_lease`].
     pub async fn contract_create(
         &self,
         who: &Principal,
@@ -111,49 +156,48 @@ impl Service {
         lines: &[LineRequest],
         key: Option<&str>,
     ) -> Result<(ContractModel, Vec<NodeModel>), Problem> {
+        self.contract_lease(who, &ContractRequest::open(id, name, lines), key).await
+    }
+
+    /// Claims every line, or none. The same id or the same key again answers with the contract that is there. A contract
+    /// that starts later holds its claims from now on; its nodes are made, and start when the start comes.
+    pub async fn contract_lease(
+        &self,
+        who: &Principal,
+        request: &ContractRequest,
+        key: Option<&str>,
+    ) -> Result<(ContractModel, Vec<NodeModel>), Problem> {
         let scope = format!("{} {}", who.subject, who.owner);
-        let key = key.map(|key| Key::new(&scope, "rcontract", key, &(id, name, lines))).transpose()?;
-        let contract = self.contract_checked(who, id, name, lines).await?;
-        let (owner, created_by, lines) = (
-            contract.owner.clone(),
-            contract.created_by.clone(),
-            i64::try_from(contract.lines.len()).unwrap_or(i64::MAX),
-        );
-        let admission = Admission { contract, key, request_id: request_id() };
+        let key = key.map(|key| Key::new(&scope, "rcontract", key, request)).transpose()?;
+        let mut contract = self.contract_checked(who, request).await?;
+        let admission = Admission { contract: contract.clone(), key, request_id: request_id() };
         let admitted = self.0.admissions.ask(admission).await?;
-        if admitted.nodes.is_empty() {
+        let Some(made) = admitted.nodes.first() else {
             return self.contract_get(who, &admitted.id.to_string()).await;
-        }
-        metrics::counter!("yiqiu_claims_total").increment(admitted.nodes.len() as u64);
-        let contract = ContractModel {
-            id: admitted.id,
-            name: name.to_owned(),
-            owner,
-            state: crate::model::ContractState::Active,
-            lines,
-            generation: 1,
-            created_ms: admitted.nodes.first().map_or_else(|| self.now(), |n| n.changed_ms),
-            created_by,
-            released_ms: None,
         };
+        metrics::counter!("yiqiu_claims_total").increment(admitted.nodes.len() as u64);
+        contract.id = admitted.id;
+        let contract = contract_of(&contract, made.changed_ms);
+        if contract.due_ms.is_some() {
+            self.0.terms.wake();
+        }
         Ok((contract, admitted.nodes))
     }
 
     /// What [`Service::contract_create`] would say now, without claiming.
-    pub async fn contract_dry_run(&self, who: &Principal, name: &str, lines: &[LineRequest]) -> Result<(), Problem> {
-        let contract = self.contract_checked(who, None, name, lines).await?;
+    pub async fn contract_dry_run(&self, who: &Principal, request: &ContractRequest) -> Result<(), Problem> {
+        let contract = self.contract_checked(who, request).await?;
         self.store().contract_dry_run(&contract).await
     }
 
-    async fn contract_checked(
-        &self,
-        who: &Principal,
-        id: Option<Id<RContract>>,
-        name: &str,
-        lines: &[LineRequest],
-    ) -> Result<NewContract, Problem> {
+    async fn contract_checked(&self, who: &Principal, request: &ContractRequest) -> Result<NewContract, Problem> {
+        let ContractRequest { id, name, lines, starts_ms, ends_ms, grace_ms, reason } = request;
         let owner = who.owner()?.to_owned();
         name::check("rcontract", name)?;
+        check_reason(reason)?;
+        let grace = i64::try_from(self.settings().grace.as_millis()).unwrap_or(i64::MAX);
+        let term = Term { starts_ms: *starts_ms, ends_ms: *ends_ms, grace_ms: grace_ms.unwrap_or(grace) };
+        term::check(term)?;
         if lines.is_empty() || lines.len() > LINES_MOST {
             return Err(Problem::invalid(format!("a contract has 1 to {LINES_MOST} lines, not {}", lines.len())));
         }
@@ -172,12 +216,13 @@ impl Service {
             }
             checked.push(self.line_checked(who, line).await?);
         }
-        let id = id.unwrap_or_else(Id::new);
         Ok(NewContract {
-            id,
-            name: name.to_owned(),
+            id: id.unwrap_or_else(Id::new),
+            name: name.clone(),
             owner,
             created_by: who.subject.clone(),
+            reason: reason.clone(),
+            term,
             // What runs on a whole host is not kept from the host itself: see docs/decisions.
             whole_hosts: who.role == Role::Ops,
             lines: checked,
@@ -247,7 +292,7 @@ impl Service {
         Ok((contract, nodes))
     }
 
-    async fn contract_find(&self, who: &Principal, name_or_id: &str) -> Result<ContractModel, Problem> {
+    pub(super) async fn contract_find(&self, who: &Principal, name_or_id: &str) -> Result<ContractModel, Problem> {
         let contract = match name_or_id.parse::<uuid::Uuid>() {
             Ok(id) => self.store().contract_get(id.into()).await?,
             Err(_) => self.store().contract_by_name(name_or_id, scope(who)).await?,
@@ -267,10 +312,22 @@ impl Service {
         Ok(Page::of(contracts, paging, |c| c.id.to_string()))
     }
 
-    /// Asks for the end of a contract. Its claims end as its nodes are verified gone.
+    /// Asks for the release of a contract. Its claims end as its nodes are verified gone.
     pub async fn contract_release(&self, who: &Principal, name_or_id: &str) -> Result<ContractModel, Problem> {
+        self.contract_release_for(who, name_or_id, "").await
+    }
+
+    /// The same, with a reason for its history.
+    pub async fn contract_release_for(
+        &self,
+        who: &Principal,
+        name_or_id: &str,
+        reason: &str,
+    ) -> Result<ContractModel, Problem> {
+        check_reason(reason)?;
         let contract = self.contract_find(who, name_or_id).await?;
-        let nodes = self.store().contract_release(&contract, self.now()).await?;
+        let by = By { who: &who.subject, reason };
+        let nodes = self.store().contract_release(contract.id, by, self.now()).await?;
         self.push(&nodes);
         self.store().contract_get(contract.id).await
     }

@@ -8,6 +8,7 @@ mod image;
 mod node;
 mod place;
 mod sessions;
+mod term;
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 
@@ -19,10 +20,11 @@ use yiqiu_base::{
     id::Image,
     outbox::{self, Reading},
     principal::Role,
+    reconcile::Waker,
 };
 
 pub use agent::{Connected, Hello};
-pub use contract::LineRequest;
+pub use contract::{ContractRequest, LineRequest};
 pub use image::ImageFile;
 pub use sessions::Push;
 
@@ -50,6 +52,8 @@ pub struct Settings {
     pub resend_after: Duration,
     /// How long a node may take to stop before it is killed.
     pub stop_grace: Duration,
+    /// How long a contract can be renewed after its end, where it does not say so itself.
+    pub grace: Duration,
 }
 
 impl Settings {
@@ -63,6 +67,7 @@ impl Settings {
             join_token: Duration::from_secs(3600),
             resend_after: Duration::from_secs(20),
             stop_grace: Duration::from_secs(10),
+            grace: Duration::from_secs(3600),
         }
     }
 }
@@ -82,6 +87,8 @@ struct Inner {
     images: RwLock<HashMap<Id<Image>, ImageModel>>,
     /// Held while a file of an image comes or goes, so that one that came just now is not taken for one that may go.
     image_files: Mutex<()>,
+    /// Wakes the loop of terms.
+    terms: Waker,
     epoch: u64,
 }
 
@@ -132,6 +139,7 @@ pub async fn start(database: Database, environment: Environment, settings: Setti
         reports,
         images: RwLock::default(),
         image_files: Mutex::default(),
+        terms: Waker::default(),
         epoch,
     }));
     reconcile::start(&service);
@@ -151,6 +159,11 @@ impl Service {
 
     pub(crate) fn settings(&self) -> &Settings {
         &self.0.settings
+    }
+
+    /// Wakes the loop of terms.
+    pub(crate) fn terms_waker(&self) -> Waker {
+        self.0.terms.clone()
     }
 
     pub(crate) fn store(&self) -> &Store {

@@ -11,16 +11,17 @@ use yiqiu_base::{
     idempotency::{self, Key},
     outbox::NewEvent,
 };
-use yiqiu_proto::resources::{RContractChanged, SegmentOpened};
+use yiqiu_proto::resources::SegmentOpened;
 
 use super::{
     Store,
+    contract::contract_payload,
     host::host_locked,
     rows::{CONTRACT, ContractRow},
 };
 use crate::{
-    lifecycle::{admit, hosts_named},
-    model::{ContractModel, ContractState, HostModel, NewContract, NewLine, NodeModel},
+    lifecycle::{admit, hosts_named, term::begin},
+    model::{By, ContractModel, ContractState, HostModel, NewContract, NewLine, NodeModel},
 };
 
 /// A contract that waits for admission.
@@ -124,23 +125,42 @@ impl Store {
         now: Ms,
         verdicts: &mut [Option<Result<Admitted, Problem>>],
     ) -> Result<Vec<usize>, Problem> {
+        let mut standing = Vec::with_capacity(fresh.len());
+        for at in fresh {
+            match begin(group[at].contract.term, now) {
+                Ok(_) => standing.push(at),
+                Err(problem) => {
+                    if let Some(key) = &group[at].key {
+                        idempotency::forget(&**transaction, key).await?;
+                    }
+                    verdicts[at] = Some(Err(problem));
+                }
+            }
+        }
+        let fresh = standing;
         if fresh.is_empty() {
             return Ok(fresh);
         }
         let text = format!(
-            "INSERT INTO rcontract (id, name, owner, state, lines, generation, created_ms, created_by) VALUES {} \
-             ON CONFLICT DO NOTHING RETURNING id",
-            vec!["(?, ?, ?, 'active', ?, 1, ?, ?)"; fresh.len()].join(", ")
+            "INSERT INTO rcontract (id, name, owner, state, lines, starts_ms, ends_ms, grace_ms, due_ms, generation, \
+             created_ms, created_by, reason) VALUES {} ON CONFLICT DO NOTHING RETURNING id",
+            vec!["(?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?)"; fresh.len()].join(", ")
         );
         let values = fresh.iter().flat_map(|at| {
-            let contract = &group[*at].contract;
+            let contract = contract_of(&group[*at].contract, now);
             [
                 contract.id.uuid().into(),
-                contract.name.as_str().into(),
-                contract.owner.as_str().into(),
-                i64::try_from(contract.lines.len()).unwrap_or(i64::MAX).into(),
+                contract.name.into(),
+                contract.owner.into(),
+                contract.state.as_str().into(),
+                contract.lines.into(),
+                contract.term.starts_ms.into(),
+                contract.term.ends_ms.into(),
+                contract.term.grace_ms.into(),
+                contract.due_ms.into(),
                 now.into(),
-                contract.created_by.as_str().into(),
+                contract.created_by.into(),
+                contract.reason.into(),
             ]
         });
         let rows = transaction.query_all_raw(sql(self.database.backend(), &text, values)).await?;
@@ -154,7 +174,7 @@ impl Store {
             if inserted.remove(&group[at].contract.id) {
                 left.push(at);
             } else {
-                verdicts[at] = Some(contract_there(transaction, group[at]).await?);
+                verdicts[at] = Some(contract_there(transaction, group[at], now).await?);
             }
         }
         Ok(left)
@@ -174,6 +194,7 @@ impl Store {
 async fn contract_there(
     transaction: &Transaction,
     admission: &Admission,
+    now: Ms,
 ) -> Result<Result<Admitted, Problem>, Problem> {
     let wanted = &admission.contract;
     let text = format!("SELECT {CONTRACT} FROM rcontract WHERE id = ?");
@@ -182,9 +203,10 @@ async fn contract_there(
     let there: Option<ContractModel> = there.map(TryInto::try_into).transpose()?;
     Ok(match there {
         Some(there)
+            // What changed since it was made is no reason to take the same request for another.
             if there.owner == wanted.owner
-                && there.name == wanted.name
-                && there.lines == i64::try_from(wanted.lines.len()).unwrap_or(i64::MAX) =>
+                && (there.generation > 1
+                    || (there.name == wanted.name && there.lines == contract_of(wanted, now).lines)) =>
         {
             Ok(Admitted { id: there.id, nodes: Vec::new() })
         }
@@ -258,8 +280,31 @@ async fn hosts_charged(
     Ok(())
 }
 
+/// A contract as it is right after its admission.
+pub fn contract_of(contract: &NewContract, now: Ms) -> ContractModel {
+    let NewContract { id, name, owner, created_by, reason, term, whole_hosts: _, lines } = contract;
+    let (state, due_ms) = begin(*term, now).unwrap_or((ContractState::Active, term.ends_ms));
+    ContractModel {
+        id: *id,
+        name: name.clone(),
+        owner: owner.clone(),
+        state,
+        lines: i64::try_from(lines.len()).unwrap_or(i64::MAX),
+        term: *term,
+        due_ms,
+        generation: 1,
+        created_ms: now,
+        created_by: created_by.clone(),
+        reason: reason.clone(),
+        released_ms: None,
+    }
+}
+
 fn node_of(admission: &Admission, line: &NewLine, host: &HostModel, now: Ms) -> NodeModel {
     let contract = &admission.contract;
+    // Before its contract starts, a node is off: it is made, and waits.
+    let scheduled = contract.term.starts_ms.is_some_and(|starts| starts > now);
+    let resumes = scheduled && line.power == Power::On;
     NodeModel {
         id: Id::<Node>::new(),
         line_id: line.id,
@@ -271,7 +316,7 @@ fn node_of(admission: &Admission, line: &NewLine, host: &HostModel, now: Ms) -> 
         owner: contract.owner.clone(),
         name: line.name.clone(),
         spec: line.spec.clone(),
-        power: line.power,
+        power: if scheduled { Power::Off } else { line.power },
         generation: 1,
         state: NodeState::Pending,
         carried: 0,
@@ -279,6 +324,7 @@ fn node_of(admission: &Admission, line: &NewLine, host: &HostModel, now: Ms) -> 
         detail: String::new(),
         ports: Vec::new(),
         removed: false,
+        resumes,
         revision: 1,
         request_id: admission.request_id.clone(),
         changed_ms: now,
@@ -334,7 +380,7 @@ fn line_refused(error: sea_orm::DbErr) -> Problem {
     error.into()
 }
 
-const NODE_COLUMNS: [&str; 19] = [
+const NODE_COLUMNS: [&str; 20] = [
     "id",
     "line_id",
     "rcontract_id",
@@ -351,6 +397,7 @@ const NODE_COLUMNS: [&str; 19] = [
     "detail",
     "ports",
     "removed",
+    "resumes",
     "revision",
     "request_id",
     "changed_ms",
@@ -376,6 +423,7 @@ fn node_row(node: &NodeModel) -> Result<Vec<Value>, Problem> {
         detail,
         ports,
         removed,
+        resumes,
         revision,
         request_id,
         changed_ms,
@@ -397,6 +445,7 @@ fn node_row(node: &NodeModel) -> Result<Vec<Value>, Problem> {
         detail.as_str().into(),
         serde_json::to_string(ports).map_err(Problem::internal)?.into(),
         (*removed).into(),
+        (*resumes).into(),
         (*revision).into(),
         request_id.as_str().into(),
         (*changed_ms).into(),
@@ -410,12 +459,8 @@ fn created(transaction: &mut Transaction, admission: &Admission, now: Ms) {
     let mut emit = |event: NewEvent| {
         transaction.emit(NewEvent { request_id: admission.request_id.clone(), ..event });
     };
-    let payload = RContractChanged {
-        rcontract_id: contract.id.to_string(),
-        name: contract.name.clone(),
-        state: ContractState::Active.as_str().to_owned(),
-        lines: i64::try_from(contract.lines.len()).unwrap_or(i64::MAX),
-    };
+    let by = By { who: &contract.created_by, reason: &contract.reason };
+    let payload = contract_payload(&contract_of(contract, now), by);
     emit(NewEvent::new(now, "rcontract.created", &contract.owner, contract.id, &payload));
     for line in &contract.lines {
         let opened = SegmentOpened {

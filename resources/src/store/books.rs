@@ -47,7 +47,8 @@ const RULES: [&str; 9] = [
      AND node.host_id = line.host_id WHERE node.id IS NULL",
     "SELECT 'rcontract ' || rcontract.name || ' is ' || rcontract.state || ' and does not hold what it should' AS fault \
      FROM rcontract LEFT JOIN (SELECT rcontract_id, COUNT(*) AS n FROM line GROUP BY rcontract_id) AS held \
-     ON held.rcontract_id = rcontract.id WHERE (rcontract.state = 'active' AND COALESCE(held.n, 0) <> rcontract.lines) \
+     ON held.rcontract_id = rcontract.id WHERE (rcontract.state IN ('scheduled', 'active', 'ending') \
+     AND COALESCE(held.n, 0) <> rcontract.lines) \
      OR (rcontract.state = 'released' AND COALESCE(held.n, 0) <> 0) \
      OR (rcontract.state = 'releasing' AND COALESCE(held.n, 0) = 0)",
     // Book 4: the segments of a line follow each other.

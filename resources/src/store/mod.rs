@@ -4,16 +4,19 @@ mod admission;
 mod area;
 mod books;
 mod contract;
+mod history;
 mod host;
 mod image;
 mod node;
 mod rows;
+mod term;
 mod usage;
 
-pub use admission::{Admission, Admitted};
+pub use admission::{Admission, Admitted, contract_of};
 pub use books::Books;
 pub use host::{HostFacts, NewHost, Place};
 pub use node::{NodeFilter, Reported};
+pub use term::Renewal;
 
 use yiqiu_base::{Problem, database::Database, outbox};
 use yiqiu_migrations::{MigratorTrait, resources::Migrator};

@@ -6,7 +6,7 @@ use sea_orm::{ConnectionTrait, FromQueryResult, Value};
 use yiqiu_base::{
     Code, Id, NodeState, Power, Problem, Size,
     clock::Ms,
-    database::{Transaction, places, sql},
+    database::{Transaction, places, sql, stored},
     http::Paging,
     id::{Host, Image, Line, Node, RContract},
     outbox::NewEvent,
@@ -21,7 +21,7 @@ use super::{
     stale,
 };
 use crate::{
-    lifecycle::{Observed, observe},
+    lifecycle::{Observed, observe, term::may_run},
     model::{NodeModel, PowerRequest, Report},
 };
 
@@ -121,7 +121,7 @@ impl Store {
             None => ("", Vec::with_capacity(4)),
         };
         let text = format!(
-            "UPDATE node SET power = ?, revision = revision + 1, request_id = ?, \
+            "UPDATE node SET power = ?, resumes = FALSE, revision = revision + 1, request_id = ?, \
              generation = (CASE WHEN carried > generation THEN carried ELSE generation END) + 1, \
              changed_ms = ? WHERE id = ? AND NOT removed{also} RETURNING {}",
             NODE.replace("node.", "")
@@ -146,6 +146,13 @@ impl Store {
             });
         };
         let node: NodeModel = row.try_into()?;
+        // The row of the node is locked: what its contract is now, it stays until this is committed.
+        if node.power == Power::On {
+            let text = "SELECT state FROM rcontract WHERE id = ?";
+            let row = transaction.query_one_raw(sql(backend, text, [node.rcontract_id.uuid().into()])).await?;
+            let state: String = row.map_or(Ok(String::new()), |row| row.try_get("", "state"))?;
+            may_run(&node.name, stored(&state)?)?;
+        }
         emit_changed(&mut transaction, &node, now);
         transaction.commit().await?;
         Ok(node)
@@ -327,7 +334,7 @@ async fn segment_switch(transaction: &mut Transaction, node: &NodeModel, power: 
     Ok(())
 }
 
-fn emit_changed(transaction: &mut Transaction, node: &NodeModel, now: Ms) {
+pub(super) fn emit_changed(transaction: &mut Transaction, node: &NodeModel, now: Ms) {
     let payload = NodeChanged {
         node_id: node.id.to_string(),
         line_id: node.line_id.to_string(),

@@ -4,7 +4,7 @@ use sea_orm::{DbErr, FromQueryResult};
 use uuid::Uuid;
 use yiqiu_base::{Size, database::stored};
 
-use crate::model::{Area, ContractModel, HostModel, Limit, NodeModel, Overcommit};
+use crate::model::{Area, ContractModel, HostModel, Limit, NodeModel, Overcommit, Term};
 
 /// The columns of [`HostRow`].
 pub(super) const HOST: &str = "host.id, host.name, host.rack_id, host.unit, host.node_type, host.state, \
@@ -137,7 +137,8 @@ impl TryFrom<HostRow> for HostModel {
 }
 
 /// The columns of [`ContractRow`].
-pub(super) const CONTRACT: &str = "id, name, owner, state, lines, generation, created_ms, created_by, released_ms";
+pub(super) const CONTRACT: &str = "id, name, owner, state, lines, starts_ms, ends_ms, grace_ms, due_ms, \
+    generation, created_ms, created_by, reason, released_ms";
 
 #[derive(FromQueryResult)]
 pub(super) struct ContractRow {
@@ -146,25 +147,57 @@ pub(super) struct ContractRow {
     owner: String,
     state: String,
     lines: i64,
+    starts_ms: Option<i64>,
+    ends_ms: Option<i64>,
+    grace_ms: i64,
+    due_ms: Option<i64>,
     generation: i64,
     created_ms: i64,
     created_by: String,
+    reason: String,
     released_ms: Option<i64>,
 }
 
 impl TryFrom<ContractRow> for ContractModel {
     type Error = DbErr;
     fn try_from(row: ContractRow) -> Result<Self, DbErr> {
-        let ContractRow { id, name, owner, state, lines, generation, created_ms, created_by, released_ms } = row;
-        let state = stored(&state)?;
-        Ok(Self { id: id.into(), name, owner, state, lines, generation, created_ms, created_by, released_ms })
+        let ContractRow {
+            id,
+            name,
+            owner,
+            state,
+            lines,
+            starts_ms,
+            ends_ms,
+            grace_ms,
+            due_ms,
+            generation,
+            created_ms,
+            created_by,
+            reason,
+            released_ms,
+        } = row;
+        Ok(Self {
+            id: id.into(),
+            name,
+            owner,
+            state: stored(&state)?,
+            lines,
+            term: Term { starts_ms, ends_ms, grace_ms },
+            due_ms,
+            generation,
+            created_ms,
+            created_by,
+            reason,
+            released_ms,
+        })
     }
 }
 
 /// The columns of [`NodeRow`].
 pub(super) const NODE: &str = "node.id, node.line_id, node.rcontract_id, node.host_id, node.owner, node.name, \
     node.spec, node.power, node.generation, node.state, node.carried, node.boot, node.detail, node.ports, \
-    node.removed, node.revision, node.request_id, node.changed_ms, \
+    node.removed, node.resumes, node.revision, node.request_id, node.changed_ms, \
     (SELECT host.name FROM host WHERE host.id = host_id) AS host_name, \
     (SELECT host.state FROM host WHERE host.id = host_id) AS host_state, \
     (SELECT host.node_type FROM host WHERE host.id = host_id) AS node_type";
@@ -186,6 +219,7 @@ pub(super) struct NodeRow {
     detail: String,
     ports: String,
     removed: bool,
+    resumes: bool,
     revision: i64,
     request_id: String,
     changed_ms: i64,
@@ -213,6 +247,7 @@ impl TryFrom<NodeRow> for NodeModel {
             detail,
             ports,
             removed,
+            resumes,
             revision,
             request_id,
             changed_ms,
@@ -236,6 +271,7 @@ impl TryFrom<NodeRow> for NodeModel {
             detail,
             ports: json(&ports)?,
             removed,
+            resumes,
             revision,
             request_id,
             changed_ms,

@@ -10,3 +10,4 @@ mod migrations;
 mod outbox;
 mod places;
 mod support;
+mod terms;

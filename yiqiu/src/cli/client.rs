@@ -115,8 +115,8 @@ impl Client {
     }
 
     /// `DELETE`. What the server answers, `null` if that is nothing.
-    pub async fn delete(&self, tier: Tier, path: &[&str]) -> Outcome<Value> {
-        self.ask(Method::DELETE, tier, path, &[], None).await
+    pub async fn delete(&self, tier: Tier, path: &[&str], query: &[(&str, &str)]) -> Outcome<Value> {
+        self.ask(Method::DELETE, tier, path, query, None).await
     }
 
     /// `GET` of what is not JSON.

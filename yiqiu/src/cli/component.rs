@@ -191,7 +191,7 @@ pub async fn ccontract(session: &Session, verb: CContract) -> Outcome {
         CContract::Delete { ccontract, within, wait } => {
             let ccontract = owned::find(session, &CCONTRACT, ccontract, &within).await?;
             if wait {
-                released(session, &CCONTRACT, &ccontract).await
+                released(session, &CCONTRACT, &ccontract, &[]).await
             } else {
                 CCONTRACT.delete(session, &ccontract).await
             }

@@ -12,6 +12,7 @@ pub mod output;
 pub mod owned;
 pub mod people;
 pub mod place;
+pub mod rcontract;
 pub mod time;
 pub mod usage;
 pub mod wait;
@@ -80,7 +81,7 @@ pub enum Noun {
     Image(image::Image),
     /// Contracts of exact resources on named hosts.
     #[command(subcommand, name = "rcontract")]
-    RContract(node::RContract),
+    RContract(rcontract::RContract),
     /// Nodes: what runs on a host under a contract.
     #[command(subcommand)]
     Node(node::Node),
@@ -139,7 +140,7 @@ async fn carry_out(global: Global, noun: Noun) -> Outcome {
         Noun::Rack(verb) => place::rack(&session, verb).await,
         Noun::Host(verb) => host::run(&session, verb).await,
         Noun::Image(verb) => image::run(&session, verb).await,
-        Noun::RContract(verb) => node::rcontract(&session, verb).await,
+        Noun::RContract(verb) => rcontract::run(&session, verb).await,
         Noun::Node(verb) => node::node(&session, verb).await,
         Noun::CContract(verb) => component::ccontract(&session, verb).await,
         Noun::Component(verb) => component::component(&session, verb).await,

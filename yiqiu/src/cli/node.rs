@@ -1,4 +1,4 @@
-//! `rcontract` and `node`: exact resources on named hosts, and what runs there.
+//! `node`: what runs on a host under a contract.
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 use yiqiu_base::{
     Id,
     id::{self, Command},
-    size::{parse_bytes, parse_thousandths},
 };
 
 use super::{
@@ -17,20 +16,6 @@ use super::{
     output::{As, Column},
     owned::{self, InProject},
     wait::{self, Progress},
-    workload::{SizeArgs, WorkloadArgs, read_file},
-};
-
-const RCONTRACT: Noun = Noun {
-    word: "rcontract",
-    tier: Tier::Resources,
-    path: "rcontracts",
-    columns: &[
-        Column("NAME", &["/name"], As::Text),
-        Column("STATE", &["/state"], As::Text),
-        Column("NODES", &["/lines", "/nodes"], As::Count),
-        Column("CREATED", &["/created_ms"], As::Time),
-        Column("ID", &["/id"], As::Text),
-    ],
 };
 
 const NODE: Noun = Noun {
@@ -48,94 +33,6 @@ const NODE: Noun = Noun {
         Column("DETAIL", &["/detail"], As::Text),
     ],
 };
-
-/// Verbs of `yiqiu rcontract`.
-#[derive(Debug, Subcommand)]
-pub enum RContract {
-    /// Claims a node of a given size on a given host, or what a file says: all of it, or nothing.
-    Create(Box<CreateRContract>),
-    /// Lists the contracts.
-    List(InProject),
-    /// Shows one.
-    Get {
-        /// Name or id.
-        rcontract: String,
-        #[command(flatten)]
-        within: InProject,
-    },
-    /// Releases one: its nodes are stopped and removed.
-    Delete {
-        /// Name or id.
-        rcontract: String,
-        #[command(flatten)]
-        within: InProject,
-        /// Wait until it is released.
-        #[arg(long)]
-        wait: bool,
-    },
-}
-
-/// Flags of `yiqiu rcontract create`.
-#[derive(Debug, Args)]
-pub struct CreateRContract {
-    /// Its name.
-    name: String,
-    /// A JSON or YAML file with `lines`, for more than one node; `-` reads standard input.
-    #[arg(long, conflicts_with_all = ["host", "cpu", "memory"])]
-    file: Option<String>,
-    /// The host, by name or id.
-    #[arg(long, required_unless_present = "file")]
-    host: Option<String>,
-    /// Processors, such as 0.5; without a size the whole of a host that is cut as bm.
-    #[arg(long, value_name = "CORES", value_parser = parse_thousandths, requires = "memory", allow_hyphen_values = true)]
-    cpu: Option<i64>,
-    /// Memory, such as 512MiB.
-    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, requires = "cpu", allow_hyphen_values = true)]
-    memory: Option<i64>,
-    /// Disk, such as 10GiB.
-    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value = "0", allow_hyphen_values = true)]
-    disk: i64,
-    /// Disk operations a second.
-    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(i64).range(0..), allow_negative_numbers = true)]
-    iops: i64,
-    /// The image that it starts from, by name or id; a host that is cut as bm needs none.
-    #[arg(long, value_name = "IMAGE")]
-    image: Option<String>,
-    #[command(flatten)]
-    workload: WorkloadArgs,
-    /// Leave the node off.
-    #[arg(long)]
-    off: bool,
-    /// Only say what would be claimed.
-    #[arg(long)]
-    dry_run: bool,
-    /// Wait until every node runs.
-    #[arg(long)]
-    wait: bool,
-}
-
-impl CreateRContract {
-    fn body(&self) -> Outcome<Value> {
-        if let Some(file) = &self.file {
-            let mut body = read_file(file)?;
-            let object = body
-                .as_object_mut()
-                .ok_or_else(|| Failure::Usage(format!("{file}: expected an object with `lines`")))?;
-            object.insert("name".into(), json!(self.name));
-            return Ok(body);
-        }
-        let mut line = json!({"name": self.name, "host": self.host});
-        if let (Some(cpu), Some(memory)) = (self.cpu, self.memory) {
-            line["size"] = SizeArgs { cpu, memory, disk: self.disk, iops: self.iops }.json();
-        }
-        line["power"] = json!(if self.off { "off" } else { "on" });
-        if let Some(image) = &self.image {
-            line["image"] = json!(image);
-        }
-        self.workload.add_to(&mut line);
-        Ok(json!({"name": self.name, "lines": [line]}))
-    }
-}
 
 /// Verbs of `yiqiu node`.
 #[derive(Debug, Subcommand)]
@@ -165,43 +62,6 @@ pub struct Power {
     /// Wait until it is done.
     #[arg(long)]
     wait: bool,
-}
-
-/// Carries out `yiqiu rcontract …`.
-pub async fn rcontract(session: &Session, verb: RContract) -> Outcome {
-    match verb {
-        RContract::Create(create) => {
-            let query: &[(&str, &str)] = if create.dry_run { &[("dry_run", "true")] } else { &[] };
-            let body = create.body()?;
-            let made = session.client.post(RCONTRACT.tier, &[RCONTRACT.path], query, &body).await?;
-            if create.dry_run && made.is_null() {
-                super::output::note("it would be claimed");
-                return Ok(());
-            }
-            if create.dry_run || !create.wait {
-                return RCONTRACT.show(session, &made);
-            }
-            let id = id_of(&made)?;
-            let done = wait::until(session.timeout, || async {
-                let contract = RCONTRACT.fetch(session, &id).await?;
-                Ok(all_running(contract, "nodes"))
-            })
-            .await?;
-            RCONTRACT.show(session, &done)
-        }
-        RContract::List(within) => owned::list(session, &RCONTRACT, &[], &within).await,
-        RContract::Get { rcontract, within } => {
-            RCONTRACT.get(session, &owned::find(session, &RCONTRACT, rcontract, &within).await?).await
-        }
-        RContract::Delete { rcontract, within, wait } => {
-            let rcontract = owned::find(session, &RCONTRACT, rcontract, &within).await?;
-            if wait {
-                released(session, &RCONTRACT, &rcontract).await
-            } else {
-                RCONTRACT.delete(session, &rcontract).await
-            }
-        }
-    }
 }
 
 /// Carries out `yiqiu node …`.
@@ -296,9 +156,9 @@ pub fn all_running(contract: Value, parts: &str) -> Progress<Value> {
 }
 
 /// Releases a contract, and waits until it holds nothing any more.
-pub async fn released(session: &Session, noun: &Noun, name: &str) -> Outcome {
+pub async fn released(session: &Session, noun: &Noun, name: &str, query: &[(&str, &str)]) -> Outcome {
     let id = &id_of(&noun.fetch(session, name).await?)?;
-    session.client.delete(noun.tier, &[noun.path, id]).await?;
+    session.client.delete(noun.tier, &[noun.path, id], query).await?;
     let done = wait::until(session.timeout, || async {
         match noun.fetch(session, id).await {
             Err(refusal) if refusal.code() == Some("not_found") => Ok(Progress::Arrived(Value::Null)),

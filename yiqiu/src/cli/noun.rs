@@ -51,7 +51,7 @@ impl Noun {
 
     /// The same, where another word says what came of it.
     pub async fn end(&self, session: &Session, name: &str, done: &str) -> Outcome {
-        let answer = session.client.delete(self.tier, &[self.path, name]).await?;
+        let answer = session.client.delete(self.tier, &[self.path, name], &[]).await?;
         if answer.is_null() {
             output::note(format_args!("{} {name}: {done}", self.word));
             return Ok(());

@@ -193,7 +193,7 @@ pub async fn project(session: &Session, verb: Project) -> Outcome {
             Ok(())
         }
         Project::RemoveMember { project, user } => {
-            session.client.delete(PROJECT.tier, &[PROJECT.path, &project, "members", &user]).await?;
+            session.client.delete(PROJECT.tier, &[PROJECT.path, &project, "members", &user], &[]).await?;
             output::note(format_args!("{user} may no longer act for {project}"));
             Ok(())
         }

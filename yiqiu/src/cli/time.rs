@@ -36,17 +36,20 @@ pub fn parse_span(text: &str) -> Result<Duration, String> {
     number.checked_mul(unit).map(Duration::from_secs).ok_or_else(bad)
 }
 
-/// Reads `2026-11-21`, `2026-11-21T13:14:15Z`, milliseconds since 1970, or `-2h` for so long before `now`.
+/// Reads `2026-11-21`, `2026-11-21T13:14:15Z`, milliseconds since 1970, `-2h` for so long before `now`, or `+2h` for so
+/// long after it.
 pub fn parse_point(text: &str, now: i64) -> Result<i64, String> {
     let bad = || {
         format!(
-            "`{text}` is not a point in time: expected 2026-11-21, 2026-11-21T13:14:15Z, milliseconds since 1970, or \
-             -2h for two hours ago"
+            "`{text}` is not a point in time: expected 2026-11-21, 2026-11-21T13:14:15Z, milliseconds since 1970, \
+             -2h for two hours ago, or +2h for in two hours"
         )
     };
-    if let Some(ago) = text.strip_prefix('-') {
-        let span = i64::try_from(parse_span(ago).map_err(|_| bad())?.as_millis()).map_err(|_| bad())?;
-        return Ok(now.saturating_sub(span));
+    for (sign, towards) in [('-', -1), ('+', 1)] {
+        if let Some(span) = text.strip_prefix(sign) {
+            let span = i64::try_from(parse_span(span).map_err(|_| bad())?.as_millis()).map_err(|_| bad())?;
+            return Ok(now.saturating_add(span.saturating_mul(towards)));
+        }
     }
     if !text.is_empty() && text.chars().all(|c| c.is_ascii_digit()) {
         return text.parse().map_err(|_| bad());
@@ -116,6 +119,7 @@ mod tests {
             ("2000-02-29T00:00:01.5Z", 951_782_401_500),
             ("1234", 1234),
             ("-2h", 10_000_000 - 7_200_000),
+            ("+2h", 10_000_000 + 7_200_000),
         ] {
             assert_eq!(parse_point(text, 10_000_000), Ok(ms), "{text}");
         }

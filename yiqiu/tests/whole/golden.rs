@@ -19,7 +19,9 @@ fn the_command_line() {
     for words in [
         &["--help"][..],
         &["host", "--help"],
+        &["rcontract", "--help"],
         &["rcontract", "create", "--help"],
+        &["rcontract", "renew", "--help"],
         &["ccontract", "create", "--help"],
         &["component", "--help"],
         &["token", "create", "--help"],
