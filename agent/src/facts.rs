@@ -63,6 +63,7 @@ pub(crate) async fn facts(
         capacity: Some(capacity(data_dir)?.into()),
         clock_mhz: clock_mhz(&cpuinfo),
         drivers: statuses,
+        features: crate::features::found().into_iter().collect(),
     })
 }
 

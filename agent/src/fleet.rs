@@ -99,6 +99,7 @@ pub async fn facts(hardware: &Arc<SimHost>, capacity: Size, clock_mhz: i64) -> F
         capacity: Some(capacity.into()),
         clock_mhz,
         drivers: vec![status],
+        features: [("arch".to_owned(), "simulated".to_owned())].into(),
     }
 }
 

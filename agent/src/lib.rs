@@ -22,6 +22,7 @@ pub mod config;
 pub mod driver;
 pub mod drivers;
 mod facts;
+mod features;
 mod files;
 pub mod fleet;
 mod host;

@@ -44,6 +44,8 @@ kinds! {
     Rack = "rack";
     /// A physical machine.
     Host = "host";
+    /// A group of hosts under a name; a host is in one at most.
+    Pool = "pool";
     /// A root file system that nodes start from.
     Image = "image";
     /// A lease of exact resources on named hosts; not a [`CContract`].

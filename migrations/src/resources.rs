@@ -48,7 +48,9 @@ impl MigrationTrait for First {
             "rcontract",
             "image",
             "join_token",
+            "host_label",
             "host",
+            "pool",
             "rack",
             "zone",
             "region",
@@ -115,8 +117,10 @@ async fn places(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
 }
 
 async fn hosts(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
+    manager.create_table(named("pool").col(text("description")).to_owned()).await?;
     let mut host = named("host");
-    host.col(uuid_null("rack_id"))
+    host.col(uuid_null("pool_id"))
+        .col(uuid_null("rack_id"))
         .col(big_integer_null("unit"))
         .col(text_null("node_type"))
         .col(text("state"))
@@ -134,12 +138,36 @@ async fn hosts(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
         .col(text("boot_id"))
         .col(text("drivers"))
         .foreign_key(&mut reference("host", "rack_id", "rack"))
+        .foreign_key(&mut reference("host", "pool_id", "pool"))
         .check(Expr::col("used_cpu").gte(0))
         .check(Expr::col("used_memory").gte(0))
         .check(Expr::col("nodes").gte(0));
     manager.create_table(host).await?;
     manager
         .create_index(Index::create().name("host_place").table("host").col("rack_id").col("unit").unique().to_owned())
+        .await?;
+    manager.create_index(Index::create().name("host_pool").table("host").col("pool_id").to_owned()).await?;
+    // `found`: a feature that the agent found, rather than a label that ops set.
+    manager
+        .create_table(
+            Table::create()
+                .table("host_label")
+                .col(uuid("host_id"))
+                .col(boolean("found"))
+                .col(text("key"))
+                .col(text("value"))
+                .primary_key(Index::create().col("host_id").col("found").col("key"))
+                .foreign_key(
+                    ForeignKey::create()
+                        .from("host_label", "host_id")
+                        .to("host", "id")
+                        .on_delete(ForeignKeyAction::Cascade),
+                )
+                .to_owned(),
+        )
+        .await?;
+    manager
+        .create_index(Index::create().name("host_label_key").table("host_label").col("key").col("value").to_owned())
         .await?;
     manager
         .create_table(

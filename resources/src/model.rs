@@ -2,18 +2,20 @@
 
 mod contract;
 mod host;
+mod label;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use yiqiu_base::{
     Id, NodeState, NodeType, Power, Size,
     clock::Ms,
-    id::{Command, Host, Image, Line, Node, RContract, Rack, Region, Zone},
+    id::{Command, Host, Image, Line, Node, Pool, RContract, Rack, Region, Zone},
     words,
 };
 
 pub use contract::{By, Change, Entry, LineThen, Term};
 pub use host::{Area, DriverStatus, HostChange, HostModel, HostState, Limit, OVERCOMMIT_MOST, Overcommit};
+pub use label::{LABELS_MOST, Labels, Selector, features_check, labels_changed};
 
 /// A place of many data centres.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -57,6 +59,22 @@ pub struct RackModel {
     pub zone_id: Id<Zone>,
     /// How many units it has; the lowest is 1.
     pub units: i64,
+    /// Grows with every change.
+    pub generation: i64,
+    /// When it was made.
+    pub created_ms: Ms,
+}
+
+/// A group of hosts that ops named. A host is in one pool at most, so that what pools have adds up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = Pool)]
+pub struct PoolModel {
+    /// Its id.
+    pub id: Id<Pool>,
+    /// Unique among pools.
+    pub name: String,
+    /// What it is for.
+    pub description: String,
     /// Grows with every change.
     pub generation: i64,
     /// When it was made.

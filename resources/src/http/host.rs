@@ -7,18 +7,22 @@ use axum::{
     extract::{Path, State},
     http::StatusCode,
 };
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::{IntoParams, ToSchema};
 use yiqiu_base::{
-    NodeType, Principal, Problem,
+    NodeType, Principal, Problem, Size,
     http::{Body, IdempotencyKey, IfMatch, Page, Paging, Params, Tagged},
     size::Dimension,
 };
 
 use super::view::HostView;
 use crate::{
-    model::{HostChange, Limit},
-    service::{Service, host::HostRequest},
+    model::{HostChange, HostModel, HostState, Limit},
+    service::{
+        Service,
+        host::{HostQuery, HostRequest},
+    },
+    store::{HostOrder, HostSort},
 };
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -49,6 +53,18 @@ pub(super) struct HostPatch {
     #[serde(default)]
     #[schema(value_type = HashMap<String, i64>)]
     overcommit: BTreeMap<Dimension, i64>,
+    /// Free labels by key; `null` takes one away. At most 64 on a host.
+    #[serde(default)]
+    labels: BTreeMap<String, Option<String>>,
+    /// The pool it is to be in, by name or id; `null`: none.
+    #[serde(default, deserialize_with = "said")]
+    #[schema(value_type = Option<String>)]
+    pool: Option<Option<String>>,
+}
+
+/// Tells `null` from what is left out.
+fn said<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<String>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -70,6 +86,51 @@ pub(super) struct HostWithToken {
     join_token: String,
 }
 
+/// Which hosts, and in which order.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HostsQuery {
+    /// `next` of the page before; nothing for the first.
+    cursor: Option<String>,
+    /// How many at most: 1 to 1000, 100 if not said.
+    limit: Option<u32>,
+    /// In this state.
+    state: Option<HostState>,
+    /// In this region, by name or id.
+    region: Option<String>,
+    /// In this zone, by name or id.
+    zone: Option<String>,
+    /// In this rack, by name or id.
+    rack: Option<String>,
+    /// In this pool, by name or id.
+    pool: Option<String>,
+    /// Cut like this.
+    node_type: Option<NodeType>,
+    /// With all of these labels: `key=value,other-key`, at most 16.
+    label: Option<String>,
+    /// With all of these features: the same.
+    feature: Option<String>,
+    /// With at least this much free.
+    free_cpu_millicores: Option<i64>,
+    /// With at least this much free.
+    free_memory_bytes: Option<i64>,
+    /// With at least this much free.
+    free_disk_bytes: Option<i64>,
+    /// With at least this much free.
+    free_disk_iops: Option<i64>,
+    /// By what they are ordered: their names, if not said. Equal ones are in the order of names.
+    sort: Option<HostSort>,
+    /// The greatest first.
+    #[serde(default)]
+    descending: bool,
+}
+
+async fn shown(service: &Service, who: &Principal, host: HostModel) -> Result<HostView, Problem> {
+    let around = service.surroundings(who, &[host.id]).await?;
+    Ok(HostView::of(host, &around))
+}
+
 /// Add a host
 ///
 /// Answers with a one-time join token: `yiqiu-agent --server URL --token-file FILE` on the machine makes it online.
@@ -84,21 +145,47 @@ pub(super) async fn create(
     let NewHost { name, rack, unit, node_type, limit } = new;
     let request = HostRequest { name, rack, unit, node_type, limit };
     let (host, token) = service.host_create(&who, &request, key.0.as_deref()).await?;
-    let (places, generation) = (service.places(&who).await?, host.generation);
-    let view = HostWithToken { host: HostView::of(host, &places), join_token: token.reveal().to_owned() };
+    let generation = host.generation;
+    let view = HostWithToken { host: shown(&service, &who, host).await?, join_token: token.reveal().to_owned() };
     Ok(Tagged(StatusCode::CREATED, generation, view))
 }
 
 /// List hosts
-#[utoipa::path(get, path = "/v1/hosts", tag = "resources", params(Paging),
+///
+/// Those that pass every filter. A page goes on where the one before ended, also where what hosts are ordered by
+/// changes meanwhile: a host that moves to a later place comes again, one that moves to an earlier place may not come.
+/// In the order of names none does.
+#[utoipa::path(get, path = "/v1/hosts", tag = "resources", params(HostsQuery),
     responses((status = 200, body = Page<HostView>), (status = "4XX", body = Problem)))]
 pub(super) async fn list(
     State(service): State<Service>,
     who: Principal,
-    Params(paging): Params<Paging>,
+    Params(query): Params<HostsQuery>,
 ) -> Result<Json<Page<HostView>>, Problem> {
-    let places = service.places(&who).await?;
-    Ok(Json(service.host_list(&who, &paging).await?.map(|host| HostView::of(host, &places))))
+    let HostsQuery { cursor, limit, state, region, zone, rack, pool, node_type, label, feature, .. } = &query;
+    let free = |amount: Option<i64>| amount.unwrap_or(0);
+    let asked = HostQuery {
+        state: *state,
+        region: region.clone(),
+        zone: zone.clone(),
+        rack: rack.clone(),
+        pool: pool.clone(),
+        node_type: *node_type,
+        label: label.clone(),
+        feature: feature.clone(),
+        free: Size {
+            cpu_millicores: free(query.free_cpu_millicores),
+            memory_bytes: free(query.free_memory_bytes),
+            disk_bytes: free(query.free_disk_bytes),
+            disk_iops: free(query.free_disk_iops),
+        },
+    };
+    let order = HostOrder { by: query.sort.unwrap_or(HostSort::Name), descending: query.descending };
+    let paging = Paging { cursor: cursor.clone(), limit: *limit };
+    let page = service.host_list(&who, &asked, order, &paging).await?;
+    let ids: Vec<_> = page.items.iter().map(|host| host.id).collect();
+    let around = service.surroundings(&who, &ids).await?;
+    Ok(Json(page.map(|host| HostView::of(host, &around))))
 }
 
 /// Show a host
@@ -110,12 +197,12 @@ pub(super) async fn get(
     Path(host): Path<String>,
 ) -> Result<Tagged<HostView>, Problem> {
     let host = service.host_get(&who, &host).await?;
-    Ok(Tagged(StatusCode::OK, host.generation, HostView::of(host, &service.places(&who).await?)))
+    Ok(Tagged(StatusCode::OK, host.generation, shown(&service, &who, host).await?))
 }
 
 /// Change a host
 ///
-/// Limits, overcommit. A limit above what the machine says is refused, and so is what would take from under claims what
+/// Limits, overcommit, labels, its pool. A limit above what the machine says is refused, and so is what would take from under claims what
 /// they hold.
 #[utoipa::path(patch, path = "/v1/hosts/{host}", tag = "resources", request_body = HostPatch,
     params(("host", description = "name or id"), ("If-Match" = Option<String>, Header, description = "generation")),
@@ -127,10 +214,11 @@ pub(super) async fn change(
     seen: Option<IfMatch>,
     Body(patch): Body<HostPatch>,
 ) -> Result<Tagged<HostView>, Problem> {
-    let HostPatch { limit, overcommit } = patch;
-    let change = HostChange { limit, overcommit };
-    let host = service.host_change(&who, &host, &change, seen.map(|s| s.0)).await?;
-    Ok(Tagged(StatusCode::OK, host.generation, HostView::of(host, &service.places(&who).await?)))
+    let HostPatch { limit, overcommit, labels, pool } = patch;
+    let change = HostChange { limit, overcommit, labels, pool: None };
+    let pool = pool.as_ref().map(Option::as_deref);
+    let host = service.host_change(&who, &host, change, pool, seen.map(|s| s.0)).await?;
+    Ok(Tagged(StatusCode::OK, host.generation, shown(&service, &who, host).await?))
 }
 
 /// Place a host
@@ -149,7 +237,7 @@ pub(super) async fn place(
 ) -> Result<Tagged<HostView>, Problem> {
     let HostPlace { rack, unit, node_type } = place;
     let host = service.host_place(&who, &host, &rack, unit, node_type, seen.map(|s| s.0)).await?;
-    Ok(Tagged(StatusCode::OK, host.generation, HostView::of(host, &service.places(&who).await?)))
+    Ok(Tagged(StatusCode::OK, host.generation, shown(&service, &who, host).await?))
 }
 
 /// Another join token
@@ -162,8 +250,8 @@ pub(super) async fn join_token(
     Path(host): Path<String>,
 ) -> Result<Tagged<HostWithToken>, Problem> {
     let (host, token) = service.host_join_token(&who, &host).await?;
-    let (places, generation) = (service.places(&who).await?, host.generation);
-    let view = HostWithToken { host: HostView::of(host, &places), join_token: token.reveal().to_owned() };
+    let generation = host.generation;
+    let view = HostWithToken { host: shown(&service, &who, host).await?, join_token: token.reveal().to_owned() };
     Ok(Tagged(StatusCode::CREATED, generation, view))
 }
 

@@ -5,6 +5,7 @@ mod host;
 mod image;
 mod node;
 mod place;
+mod pool;
 mod view;
 
 use axum::{Json, extract::State, response::Response};
@@ -25,6 +26,8 @@ pub fn router(service: Service) -> OpenApiRouter {
         .routes(routes!(place::zone_get, place::zone_delete))
         .routes(routes!(place::rack_create, place::rack_list))
         .routes(routes!(place::rack_get, place::rack_delete))
+        .routes(routes!(pool::create, pool::list))
+        .routes(routes!(pool::get, pool::change, pool::delete))
         .routes(routes!(host::create, host::list))
         .routes(routes!(host::get, host::change, host::delete))
         .routes(routes!(host::place))

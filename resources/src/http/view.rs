@@ -8,8 +8,12 @@ use yiqiu_base::{
 };
 
 use crate::{
-    model::{Area, ContractModel, DriverStatus, HostModel, HostState, Limit, NodeModel, NodeSpec, Overcommit, Port},
-    service::host::Places,
+    model::{
+        Area, ContractModel, DriverStatus, HostModel, HostState, Labels, Limit, NodeModel, NodeSpec, Overcommit,
+        PoolModel, Port,
+    },
+    service::host::Surroundings,
+    store::{HostLabels, PoolSum},
 };
 
 /// A host with what is free on it.
@@ -24,6 +28,12 @@ pub(super) struct HostView {
     unit: Option<i64>,
     zone: Option<String>,
     region: Option<String>,
+    /// The pool it is in.
+    pool: Option<String>,
+    /// What ops said of it.
+    labels: Labels,
+    /// What its agent found: never written by anyone.
+    features: Labels,
     node_type: Option<NodeType>,
     state: HostState,
     clock_mhz: i64,
@@ -56,13 +66,14 @@ pub(super) struct HostView {
 }
 
 impl HostView {
-    pub(super) fn of(host: HostModel, places: &Places) -> Self {
+    pub(super) fn of(host: HostModel, around: &Surroundings) -> Self {
         let (capacity, rentable, free) = (host.capacity(), host.rentable(), host.free());
         let refuses = host.refuses();
         let HostModel {
             id,
             name,
             area,
+            pool_id,
             node_type,
             state,
             clock_mhz,
@@ -78,7 +89,8 @@ impl HostView {
             generation,
             created_ms,
         } = host;
-        let place = area.and_then(|Area { rack_id, unit: _ }| places.get(&rack_id)).cloned().unwrap_or_default();
+        let place = area.and_then(|Area { rack_id, unit: _ }| around.places.get(&rack_id)).cloned().unwrap_or_default();
+        let HostLabels { labels, features } = around.labels.get(&id).cloned().unwrap_or_default();
         let named = |(name, _): (String, String)| Some(name).filter(|n| !n.is_empty());
         Self {
             id,
@@ -87,6 +99,9 @@ impl HostView {
             unit: area.map(|a| a.unit),
             zone: named(place.zone),
             region: named(place.region),
+            pool: pool_id.and_then(|id| around.pools.get(&id)).cloned(),
+            labels,
+            features,
             node_type,
             state,
             clock_mhz,
@@ -106,6 +121,29 @@ impl HostView {
             generation,
             created_ms,
         }
+    }
+}
+
+/// A pool with what its hosts have together.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = PoolWithHosts)]
+pub(super) struct PoolView {
+    #[serde(flatten)]
+    pool: PoolModel,
+    /// How many hosts are in it.
+    hosts: i64,
+    /// How many nodes they carry.
+    nodes: i64,
+    /// What claims could hold in all.
+    rentable: Size,
+    /// What claims and the overhead of their nodes hold.
+    used: Size,
+}
+
+impl PoolView {
+    pub(super) fn of(pool: PoolModel, sum: PoolSum) -> Self {
+        let PoolSum { hosts, nodes, rentable, used } = sum;
+        Self { pool, hosts, nodes, rentable, used }
     }
 }
 

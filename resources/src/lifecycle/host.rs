@@ -7,8 +7,9 @@ use crate::model::{HostChange, HostModel, HostState};
 /// The host as a change by ops leaves it. Nobody may claim that a machine has more than it says, and nobody may take
 /// from under claims what they hold: a host is short only where its machine lost something.
 pub fn host_changed(host: &HostModel, change: &HostChange) -> Result<HostModel, Problem> {
-    let HostChange { limit, overcommit } = change;
+    let HostChange { limit, overcommit, labels: _, pool } = change;
     let mut after = host.clone();
+    after.pool_id = pool.unwrap_or(host.pool_id);
     for (dimension, amount) in limit {
         after.limit = after.limit.with(*dimension, *amount);
     }

@@ -13,6 +13,7 @@ fn host(node_type: NodeType, capacity: Size) -> HostModel {
         id: Id::new(),
         name: "h1".into(),
         area: Some(Area { rack_id: Id::new(), unit: 1 }),
+        pool_id: None,
         node_type: Some(node_type),
         state: HostState::Online,
         clock_mhz: 2_000,

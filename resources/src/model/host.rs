@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use yiqiu_base::{
     Id, NodeType, Problem, Size,
     clock::Ms,
-    id::{Host, Rack},
+    id::{Host, Pool, Rack},
     size::{Dimension, MOST},
     words,
 };
@@ -172,6 +172,10 @@ pub struct HostChange {
     pub limit: BTreeMap<Dimension, Option<i64>>,
     /// Overcommit in thousandths.
     pub overcommit: BTreeMap<Dimension, i64>,
+    /// Free labels; `None` takes one away.
+    pub labels: BTreeMap<String, Option<String>>,
+    /// The pool it is to be in; `Some(None)`: none.
+    pub pool: Option<Option<Id<Pool>>>,
 }
 
 /// One driver of a machine: ready, or what it lacks.
@@ -200,6 +204,8 @@ pub struct HostModel {
     pub name: String,
     /// Where it stands; `None` until ops place it.
     pub area: Option<Area>,
+    /// Which pool it is in, if in any.
+    pub pool_id: Option<Id<Pool>>,
     /// How it is cut; `None` until ops say so.
     pub node_type: Option<NodeType>,
     /// What is known of it.

@@ -6,7 +6,7 @@ use yiqiu_proto::{agent, common, resources as wire};
 use crate::{
     model::{
         ContractModel, Counters, DriverStatus, HostModel, ImageModel, NodeModel, NodeSpec, Port, Report, Sample,
-        Variable,
+        Variable, features_check,
     },
     service::{LineRequest, host::Places},
     store::HostFacts,
@@ -170,7 +170,7 @@ pub(super) fn power_from(power: common::Power) -> Result<Option<Power>, Problem>
 }
 
 pub(super) fn facts(facts: agent::Facts) -> Result<HostFacts, Problem> {
-    let agent::Facts { agent_version: _, boot_id, capacity, clock_mhz, drivers } = facts;
+    let agent::Facts { agent_version: _, boot_id, capacity, clock_mhz, drivers, features } = facts;
     let capacity = capacity.map(Size::from).unwrap_or_default();
     capacity.check("the machine")?;
     if drivers.len() > 16 {
@@ -178,7 +178,9 @@ pub(super) fn facts(facts: agent::Facts) -> Result<HostFacts, Problem> {
     }
     let drivers = drivers.into_iter().map(driver).collect::<Result<_, _>>()?;
     let boot_id = yiqiu_base::name::shown(&boot_id);
-    Ok(HostFacts { boot_id, capacity, clock_mhz: clock_mhz.clamp(0, 1_000_000), drivers })
+    let features = features.into_iter().collect();
+    features_check(&features)?;
+    Ok(HostFacts { boot_id, capacity, clock_mhz: clock_mhz.clamp(0, 1_000_000), drivers, features })
 }
 
 fn driver(driver: agent::DriverStatus) -> Result<DriverStatus, Problem> {

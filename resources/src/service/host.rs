@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use yiqiu_base::{
-    Code, Id, NodeType, Principal, Problem,
+    Code, Id, NodeType, Principal, Problem, Size,
     http::{Page, Paging},
-    id::Rack,
+    id::{Host, Pool, Rack},
     idempotency::Key,
     name,
     secret::Secret,
@@ -14,8 +14,8 @@ use yiqiu_base::{
 use super::Service;
 use crate::{
     lifecycle::overcommit_of_cut,
-    model::{Area, HostChange, HostModel, Limit},
-    store::{NewHost, Place},
+    model::{Area, HostChange, HostModel, HostState, Limit, Selector},
+    store::{HostFilter, HostLabels, HostOrder, NewHost, Place},
 };
 
 /// A host as ops ask for it.
@@ -35,6 +35,40 @@ pub struct HostRequest {
 
 /// Where each rack is, by rack.
 pub type Places = HashMap<Id<Rack>, Place>;
+
+/// What stands around hosts when they are shown: the names of places and pools, and their labels.
+#[derive(Debug, Clone, Default)]
+pub struct Surroundings {
+    /// Where each rack is.
+    pub places: Places,
+    /// The names of pools.
+    pub pools: HashMap<Id<Pool>, String>,
+    /// Labels and features of the hosts that were asked for.
+    pub labels: HashMap<Id<Host>, HostLabels>,
+}
+
+/// Which hosts are asked for, by names or ids of where they are.
+#[derive(Debug, Clone, Default)]
+pub struct HostQuery {
+    /// In this state.
+    pub state: Option<HostState>,
+    /// In this region.
+    pub region: Option<String>,
+    /// In this zone.
+    pub zone: Option<String>,
+    /// In this rack.
+    pub rack: Option<String>,
+    /// In this pool.
+    pub pool: Option<String>,
+    /// Cut like this.
+    pub node_type: Option<NodeType>,
+    /// With all of these labels: `key=value,other-key`.
+    pub label: Option<String>,
+    /// With all of these features: the same.
+    pub feature: Option<String>,
+    /// With at least this much free.
+    pub free: Size,
+}
 
 impl Service {
     /// Adds a host, and returns the one-time token with which its agent joins.
@@ -104,17 +138,24 @@ impl Service {
         self.store().host_get(&host.id.to_string()).await
     }
 
-    /// Changes what ops say of a host: limits, overcommit.
+    /// Changes what ops say of a host: limits, overcommit, labels, and its pool, which is named like `Some(None)` for
+    /// none.
     pub async fn host_change(
         &self,
         who: &Principal,
         name_or_id: &str,
-        change: &HostChange,
+        mut change: HostChange,
+        pool: Option<Option<&str>>,
         if_generation: Option<i64>,
     ) -> Result<HostModel, Problem> {
         who.require_ops()?;
         let host = self.store().host_get(name_or_id).await?;
-        self.store().host_change(host.id, if_generation, change, self.now()).await
+        change.pool = match pool {
+            None => None,
+            Some(None) => Some(None),
+            Some(Some(pool)) => Some(Some(self.store().pool_get(pool).await?.id)),
+        };
+        self.store().host_change(host.id, if_generation, &change, self.now()).await
     }
 
     async fn area(&self, rack: &str, unit: i64) -> Result<Area, Problem> {
@@ -131,10 +172,43 @@ impl Service {
         self.store().host_get(name_or_id).await
     }
 
-    /// In the order of names.
-    pub async fn host_list(&self, who: &Principal, paging: &Paging) -> Result<Page<HostModel>, Problem> {
+    /// Those that are asked for, in order. A place or pool that is not there is `not_found`.
+    pub async fn host_list(
+        &self,
+        who: &Principal,
+        query: &HostQuery,
+        order: HostOrder,
+        paging: &Paging,
+    ) -> Result<Page<HostModel>, Problem> {
         who.require_service()?;
-        Ok(Page::of(self.store().host_list(paging).await?, paging, |h| h.name.clone()))
+        let HostQuery { state, region, zone, rack, pool, node_type, label, feature, free } = query;
+        let mut filter = HostFilter { state: *state, node_type: *node_type, free: *free, ..HostFilter::default() };
+        let store = self.store();
+        if let Some(region) = region {
+            filter.region = Some(store.region_get(region).await?.id);
+        }
+        if let Some(zone) = zone {
+            filter.zone = Some(store.zone_get(zone).await?.id);
+        }
+        if let Some(rack) = rack {
+            filter.rack = Some(store.rack_get(rack).await?.id);
+        }
+        if let Some(pool) = pool {
+            filter.pool = Some(store.pool_get(pool).await?.id);
+        }
+        filter.labels = label.as_deref().map(Selector::parse).transpose()?.unwrap_or_default();
+        filter.features = feature.as_deref().map(Selector::parse).transpose()?.unwrap_or_default();
+        Ok(Page::of(store.host_list(&filter, order, paging).await?, paging, |host| order.cursor(host)))
+    }
+
+    /// What stands around these hosts.
+    pub async fn surroundings(&self, who: &Principal, hosts: &[Id<Host>]) -> Result<Surroundings, Problem> {
+        who.require_service()?;
+        Ok(Surroundings {
+            places: self.store().place_all().await?,
+            pools: self.store().pool_names().await?,
+            labels: self.store().host_labels(hosts).await?,
+        })
     }
 
     /// Every host with what is free on it.

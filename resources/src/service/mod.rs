@@ -7,6 +7,7 @@ pub mod host;
 mod image;
 mod node;
 mod place;
+mod pool;
 mod sessions;
 mod term;
 

@@ -213,6 +213,8 @@ impl From<&RackModel> for rack::ActiveModel {
     }
 }
 
+pub(super) use place;
+
 place!(region, Region, RegionModel, region_insert, region_get, region_list, region_delete, "zones");
 place!(zone, Zone, ZoneModel, zone_insert, zone_get, zone_list, zone_delete, "racks");
 place!(rack, Rack, RackModel, rack_insert, rack_get, rack_list, rack_delete, "hosts");

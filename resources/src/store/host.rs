@@ -1,11 +1,13 @@
 //! Hosts, their join tokens and what their agents say of them.
 
+mod label;
+mod list;
+
 use sea_orm::{ConnectionTrait, FromQueryResult};
 use yiqiu_base::{
     Code, Id, NodeType, Problem, Size,
     clock::Ms,
     database::{Transaction, is_duplicate, is_reference, places, sql},
-    http::Paging,
     id::{Host, Rack},
     idempotency::{self, Key},
     outbox::NewEvent,
@@ -13,6 +15,11 @@ use yiqiu_base::{
 };
 use yiqiu_proto::resources::HostChanged;
 
+use self::label::{labels_of, labels_set};
+pub use self::{
+    label::HostLabels,
+    list::{HostFilter, HostOrder, HostSort},
+};
 use super::{
     Store,
     rows::{HOST, HostRow, models},
@@ -20,7 +27,7 @@ use super::{
 };
 use crate::{
     lifecycle::host_changed,
-    model::{Area, DriverStatus, HostChange, HostModel, HostState, Limit},
+    model::{Area, DriverStatus, HostChange, HostModel, HostState, Labels, Limit, labels_changed},
 };
 
 /// A host to add.
@@ -203,15 +210,6 @@ impl Store {
         Ok(row.ok_or_else(|| Problem::not_found("host", name_or_id))?.try_into()?)
     }
 
-    /// In the order of names.
-    pub async fn host_list(&self, paging: &Paging) -> Result<Vec<HostModel>, Problem> {
-        let after = paging.cursor.clone().unwrap_or_default();
-        let limit = i64::try_from(paging.limit()).unwrap_or(i64::MAX);
-        let text = format!("SELECT {HOST} FROM host WHERE name > ? ORDER BY name LIMIT ?");
-        let statement = sql(self.database.backend(), &text, [after.into(), limit.into()]);
-        Ok(models(HostRow::find_by_statement(statement).all(self.database.read()).await?)?)
-    }
-
     /// All of them, for the scheduler's snapshot.
     pub async fn host_all(&self) -> Result<Vec<HostModel>, Problem> {
         let statement = sql(self.database.backend(), &format!("SELECT {HOST} FROM host ORDER BY name"), []);
@@ -323,18 +321,24 @@ impl Store {
             return Err(stale("host", &before.name, seen, before.generation));
         }
         let mut after = host_changed(&before, change)?;
-        if after == before {
+        let labels = if change.labels.is_empty() { Labels::new() } else { labels_of(&transaction, id, false).await? };
+        let relabelled = labels_changed(&labels, &change.labels)?;
+        if after == before && relabelled == labels {
             return Ok(before);
+        }
+        if relabelled != labels {
+            labels_set(&transaction, id, false, &relabelled).await?;
         }
         after.generation += 1;
         let (limit, overcommit) = (after.limit, after.overcommit);
         transaction
             .execute_raw(sql(
                 self.database.backend(),
-                "UPDATE host SET generation = ?, limit_cpu = ?, limit_memory = ?, limit_disk = ?, limit_iops = ?, \
+                "UPDATE host SET generation = ?, pool_id = ?, limit_cpu = ?, limit_memory = ?, limit_disk = ?, limit_iops = ?, \
                  overcommit_cpu = ?, overcommit_memory = ?, overcommit_disk = ?, overcommit_iops = ? WHERE id = ?",
                 [
                     after.generation.into(),
+                    after.pool_id.map(Id::uuid).into(),
                     limit.cpu_millicores.into(),
                     limit.memory_bytes.into(),
                     limit.disk_bytes.into(),
@@ -346,7 +350,11 @@ impl Store {
                     id.uuid().into(),
                 ],
             ))
-            .await?;
+            .await
+            .map_err(|error| match is_reference(&error) {
+                true => Problem::new(Code::NotFound, "the pool was deleted just now"),
+                false => error.into(),
+            })?;
         changed(&mut transaction, now, id, &after.name, after.state, "changed by ops");
         transaction.commit().await?;
         Ok(after)
@@ -386,6 +394,9 @@ impl Store {
                     ],
                 ))
                 .await?;
+            if labels_of(&transaction, host.id, true).await? != facts.features {
+                labels_set(&transaction, host.id, true, &facts.features).await?;
+            }
             // The cut is read here: it may have been decided after this agent connected.
             let cut = host_locked(&transaction, &[host.id]).await?.first().and_then(|h| h.node_type);
             if let Some(node_type) = cut {
@@ -467,6 +478,8 @@ pub struct HostFacts {
     pub clock_mhz: i64,
     /// What can run on it.
     pub drivers: Vec<DriverStatus>,
+    /// What it can, as words.
+    pub features: Labels,
 }
 
 /// Rows of hosts, locked until the transaction ends, in the order of ids.

@@ -8,14 +8,16 @@ mod history;
 mod host;
 mod image;
 mod node;
+mod pool;
 mod rows;
 mod term;
 mod usage;
 
 pub use admission::{Admission, Admitted, contract_of};
 pub use books::Books;
-pub use host::{HostFacts, NewHost, Place};
+pub use host::{HostFacts, HostFilter, HostLabels, HostOrder, HostSort, NewHost, Place};
 pub use node::{NodeFilter, Reported};
+pub use pool::PoolSum;
 pub use term::Renewal;
 
 use yiqiu_base::{Problem, database::Database, outbox};

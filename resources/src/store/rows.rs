@@ -7,7 +7,7 @@ use yiqiu_base::{Size, database::stored};
 use crate::model::{Area, ContractModel, HostModel, Limit, NodeModel, Overcommit, Term};
 
 /// The columns of [`HostRow`].
-pub(super) const HOST: &str = "host.id, host.name, host.rack_id, host.unit, host.node_type, host.state, \
+pub(super) const HOST: &str = "host.id, host.name, host.rack_id, host.unit, host.pool_id, host.node_type, host.state, \
     host.clock_mhz, host.machine_cpu, host.machine_memory, host.machine_disk, host.machine_iops, host.limit_cpu, \
     host.limit_memory, host.limit_disk, host.limit_iops, host.overcommit_cpu, host.overcommit_memory, \
     host.overcommit_disk, host.overcommit_iops, host.overhead_cpu, host.overhead_memory, host.overhead_disk, host.overhead_iops, \
@@ -21,6 +21,7 @@ pub(super) struct HostRow {
     name: String,
     rack_id: Option<Uuid>,
     unit: Option<i64>,
+    pool_id: Option<Uuid>,
     node_type: Option<String>,
     state: String,
     clock_mhz: i64,
@@ -71,6 +72,7 @@ impl TryFrom<HostRow> for HostModel {
             name,
             rack_id,
             unit,
+            pool_id,
             node_type,
             state,
             clock_mhz,
@@ -108,6 +110,7 @@ impl TryFrom<HostRow> for HostModel {
             id: id.into(),
             name,
             area: rack_id.zip(unit).map(|(rack_id, unit)| Area { rack_id: rack_id.into(), unit }),
+            pool_id: pool_id.map(Into::into),
             node_type: node_type.as_deref().map(stored).transpose()?,
             state: stored(&state)?,
             clock_mhz,

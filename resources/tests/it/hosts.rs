@@ -36,9 +36,9 @@ async fn a_host_is_lowered_and_overcommitted_for_claims() {
         tier.place("r").await;
         let host = tier.host("a", 1, NodeType::Vm, size(1_000, 1 << 30)).await.host;
         let (service, who) = (&tier.service, tenant("t"));
-        let change = async |change: &HostChange| service.host_change(&ops(), "a", change, None).await;
+        let change = async |change: &HostChange| service.host_change(&ops(), "a", change.clone(), None, None).await;
         assert_eq!(
-            service.host_change(&who, "a", &limit(CPU, Some(1)), None).await.unwrap_err().code,
+            service.host_change(&who, "a", limit(CPU, Some(1)), None, None).await.unwrap_err().code,
             Code::PermissionDenied
         );
         let refused = change(&limit(CPU, Some(1_001))).await.unwrap_err();
@@ -48,7 +48,7 @@ async fn a_host_is_lowered_and_overcommitted_for_claims() {
         // 100 for the cut, 5 beside each node.
         let lowered = change(&limit(CPU, Some(500))).await.unwrap();
         assert_eq!((lowered.generation, lowered.free().cpu_millicores), (host.generation + 1, 400));
-        let stale = service.host_change(&ops(), "a", &promise(CPU, 1), Some(host.generation)).await.unwrap_err();
+        let stale = service.host_change(&ops(), "a", promise(CPU, 1), None, Some(host.generation)).await.unwrap_err();
         assert_eq!(stale.code, Code::StaleGeneration);
         let ask = async |name: &str, cpu| {
             let lines = [line("one", &host, size(cpu, 1 << 20))];
@@ -87,13 +87,13 @@ async fn sizes_at_the_edges_of_64_bits_are_refused_or_exact() {
         for amount in [i64::MIN, -1, MOST + 1, i64::MAX] {
             for d in Dimension::ALL {
                 for change in [limit(d, Some(amount)), promise(d, amount)] {
-                    let refused = service.host_change(&ops(), "a", &change, None).await.unwrap_err();
+                    let refused = service.host_change(&ops(), "a", change, None, None).await.unwrap_err();
                     assert_eq!(refused.code, Code::InvalidArgument, "{d} {amount}");
                 }
             }
         }
         for d in Dimension::ALL {
-            service.host_change(&ops(), "a", &promise(d, OVERCOMMIT_MOST), None).await.unwrap();
+            service.host_change(&ops(), "a", promise(d, OVERCOMMIT_MOST), None, None).await.unwrap();
         }
         let host = service.host_get(&ops(), "a").await.unwrap();
         assert_eq!(host.rentable().disk_bytes, MOST * 100);
@@ -103,8 +103,12 @@ async fn sizes_at_the_edges_of_64_bits_are_refused_or_exact() {
             service.contract_create(&who, None, &format!("c{n}"), &lines, None).await.unwrap();
         }
         for (d, odd) in Dimension::ALL.into_iter().zip([1_001, 1_499, 333, 99_999]) {
-            let odd = HostChange { overcommit: [(d, odd.max(4_001))].into(), limit: [(d, Some(MOST - 7))].into() };
-            service.host_change(&ops(), "a", &odd, None).await.unwrap();
+            let odd = HostChange {
+                overcommit: [(d, odd.max(4_001))].into(),
+                limit: [(d, Some(MOST - 7))].into(),
+                ..HostChange::default()
+            };
+            service.host_change(&ops(), "a", odd, None, None).await.unwrap();
         }
         let host: HostModel = service.host_get(&ops(), "a").await.unwrap();
         assert_eq!(rentable_kept(&tier, "a").await, host.rentable(), "on {}", tier.database.name);
@@ -118,7 +122,7 @@ async fn a_limit_given_before_the_machine_is_known_holds_when_it_is() {
         tier.place("r").await;
         let agent = tier.host("a", 1, NodeType::Bm, size(1_000, 1 << 30)).await;
         let service = &tier.service;
-        let refused = service.host_change(&ops(), "a", &promise(CPU, 1_001), None).await.unwrap_err();
+        let refused = service.host_change(&ops(), "a", promise(CPU, 1_001), None, None).await.unwrap_err();
         assert_eq!(refused.code, Code::InvalidArgument, "a whole host is not overcommitted");
         let request = yiqiu_resources::service::host::HostRequest {
             name: "b".into(),
@@ -130,7 +134,7 @@ async fn a_limit_given_before_the_machine_is_known_holds_when_it_is() {
                 .with(Dimension::MemoryBytes, Some(5)),
         };
         let (_, token) = service.host_create(&ops(), &request, None).await.unwrap();
-        service.host_change(&ops(), "b", &promise(CPU, 1_001), None).await.unwrap();
+        service.host_change(&ops(), "b", promise(CPU, 1_001), None, None).await.unwrap();
         let (host, credential) = service.agent_join(&token, &facts(NodeType::Bm, size(2_000, 1 << 30))).await.unwrap();
         let host = HostModel { node_type: Some(NodeType::Bm), machine: size(2_000, 1 << 30), ..host };
         let agent_b = tier.dial(host, credential).await;

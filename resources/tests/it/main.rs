@@ -3,6 +3,7 @@
 mod agents;
 mod contracts;
 mod histories;
+mod host_lists;
 mod hosts;
 mod images;
 mod meters;

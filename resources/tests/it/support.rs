@@ -114,6 +114,7 @@ pub(crate) fn facts(node_type: NodeType, capacity: Size) -> HostFacts {
             overhead_fixed: size(100, 1 << 20),
             overhead_per_node: size(5, 1 << 10),
         }],
+        features: std::collections::BTreeMap::from([("arch".to_owned(), "played".to_owned())]),
     }
 }
 

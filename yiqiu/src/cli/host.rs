@@ -1,5 +1,6 @@
 //! `host`: physical machines, and where they stand.
 
+mod list;
 mod update;
 
 use clap::{Args, Subcommand};
@@ -26,6 +27,7 @@ pub const HOST: Noun = Noun {
         Column("ZONE", &["/zone"], As::Text),
         Column("RACK", &["/rack"], As::Text),
         Column("UNIT", &["/unit"], As::Text),
+        Column("POOL", &["/pool"], As::Text),
         Column("NODES", &["/nodes"], As::Text),
         Column("FREE", &["/free"], As::Size),
         Column("REFUSES", &["/refuses"], As::Text),
@@ -37,8 +39,8 @@ pub const HOST: Noun = Noun {
 pub enum Host {
     /// Makes a host, and prints the one-time token with which its agent joins.
     Create(Create),
-    /// Lists the hosts.
-    List,
+    /// Lists the hosts: all, or those that pass every filter.
+    List(Box<list::List>),
     /// Shows one.
     Get {
         /// Name or id.
@@ -58,7 +60,7 @@ pub enum Host {
         #[arg(long)]
         node_type: String,
     },
-    /// Changes what is said of a host: how much of it may be rented out.
+    /// Changes what is said of a host: how much of it may be rented out, its labels, its pool.
     Update(update::Update),
     /// Prints a new one-time token for a host whose agent has to join again.
     JoinToken {
@@ -127,7 +129,7 @@ pub async fn run(session: &Session, verb: Host) -> Outcome {
             let made = session.client.post(HOST.tier, &[HOST.path], &[], &create.body()).await?;
             join_token(session, &made).await
         }
-        Host::List => HOST.list(session, &[]).await,
+        Host::List(list) => list::run(session, *list).await,
         Host::Get { host } => HOST.get(session, &host).await,
         Host::Place { host, rack, unit, node_type } => {
             let body = json!({"rack": rack, "unit": unit, "node_type": node_type});

@@ -12,6 +12,7 @@ pub mod output;
 pub mod owned;
 pub mod people;
 pub mod place;
+pub mod pool;
 pub mod rcontract;
 pub mod time;
 pub mod usage;
@@ -73,6 +74,9 @@ pub enum Noun {
     /// Racks of a zone.
     #[command(subcommand)]
     Rack(place::Rack),
+    /// Pools: groups of hosts.
+    #[command(subcommand)]
+    Pool(pool::Pool),
     /// Hosts: physical machines.
     #[command(subcommand)]
     Host(host::Host),
@@ -138,6 +142,7 @@ async fn carry_out(global: Global, noun: Noun) -> Outcome {
         Noun::Region(verb) => place::region(&session, verb).await,
         Noun::Zone(verb) => place::zone(&session, verb).await,
         Noun::Rack(verb) => place::rack(&session, verb).await,
+        Noun::Pool(verb) => pool::run(&session, verb).await,
         Noun::Host(verb) => host::run(&session, verb).await,
         Noun::Image(verb) => image::run(&session, verb).await,
         Noun::RContract(verb) => rcontract::run(&session, verb).await,

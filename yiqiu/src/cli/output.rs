@@ -42,6 +42,8 @@ pub enum As {
     Time,
     /// Milliseconds as a span.
     Span,
+    /// The pairs of an object: `env=prod,ssd=`.
+    Pairs,
     /// How many elements a list has.
     Count,
     /// Published ports: `127.0.0.1:32768->8080`.
@@ -137,6 +139,7 @@ fn parts(column: Column, item: &Value) -> Vec<(String, String)> {
     let unit = |unit: &str| vec![(format!("{name}_{unit}"), raw(value))];
     match shape {
         As::Text => vec![(name, raw(value))],
+        As::Pairs => vec![(name, if raw(value) == "{}" { String::new() } else { shown(shape, value) })],
         As::Count | As::Ports => vec![(name, if raw(value).is_empty() { String::new() } else { shown(shape, value) })],
         As::StateOnHost => vec![(name, raw(&value["state"])), ("host_state".into(), host_state(value).to_owned())],
         As::Bytes => unit("bytes"),
@@ -202,6 +205,14 @@ pub fn shown(shape: As, value: &Value) -> String {
         As::Size => {
             serde_json::from_value::<size::Size>(value.clone()).map_or_else(|_| plain(value), |s| s.to_string())
         }
+        As::Pairs => match value.as_object() {
+            Some(pairs) if !pairs.is_empty() => pairs
+                .iter()
+                .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
+                .collect::<Vec<_>>()
+                .join(","),
+            _ => "-".into(),
+        },
         As::Ports => match value.as_array() {
             Some(ports) if !ports.is_empty() => ports.iter().map(port).collect::<Vec<_>>().join(","),
             _ => "-".into(),
@@ -267,6 +278,8 @@ mod tests {
             (As::Size, json!({"cpu_millicores": 1500, "memory_bytes": 1 << 30}), "1.5 cpu, 1 GiB memory"),
             (As::Ports, json!([{"node_port": 80, "host_port": 32768, "host_address": ""}]), "127.0.0.1:32768->80"),
             (As::Ports, json!([]), "-"),
+            (As::Pairs, json!({"env": "prod", "ssd": ""}), "env=prod,ssd="),
+            (As::Pairs, json!({}), "-"),
             (As::Count, json!([1, 2]), "2"),
             (As::CoreTime, json!("12500000"), "12.5 s"),
             (As::CpuTime, json!("1500000000"), "1.5 s"),

@@ -24,6 +24,23 @@ pub struct Update {
     /// How often what it has may be promised, for each of cpu, memory, disk and iops, such as cpu=2,memory=1.25.
     #[arg(long, value_name = "WHAT=RATIO", value_parser = ratio, value_delimiter = ',')]
     overcommit: Vec<(Dimension, i64)>,
+    /// Labels to set, such as env=prod,ssd=.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = label, value_delimiter = ',')]
+    label: Vec<(String, String)>,
+    /// Labels to take away.
+    #[arg(long, value_name = "KEY", value_delimiter = ',')]
+    unlabel: Vec<String>,
+    /// The pool to put it into, by name or id.
+    #[arg(long, conflicts_with = "no_pool")]
+    pool: Option<String>,
+    /// Takes it out of its pool.
+    #[arg(long)]
+    no_pool: bool,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or_else(|| format!("`{text}`: expected KEY=VALUE"))?;
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 /// A limit, or that there is none.
@@ -68,7 +85,7 @@ impl Update {
     }
 
     pub(super) fn body(&self) -> Value {
-        let Self { host: _, cpu, memory, disk, iops, overcommit } = self;
+        let Self { host: _, cpu, memory, disk, iops, overcommit, label, unlabel, pool, no_pool } = self;
         let mut body = json!({});
         for (dimension, limit) in Dimension::ALL.into_iter().zip([cpu, memory, disk, iops]) {
             if let Some(Most(amount)) = limit {
@@ -77,6 +94,15 @@ impl Update {
         }
         for (dimension, ratio) in overcommit {
             body["overcommit"][dimension.as_str()] = json!(ratio);
+        }
+        for key in unlabel {
+            body["labels"][key] = Value::Null;
+        }
+        for (key, value) in label {
+            body["labels"][key] = json!(value);
+        }
+        if pool.is_some() || *no_pool {
+            body["pool"] = json!(pool);
         }
         body
     }
@@ -107,6 +133,11 @@ mod tests {
                 "overcommit": {"cpu_millicores": 2000, "disk_bytes": 900},
             }))
         );
+        assert_eq!(
+            body(&["--label", "env=prod,ssd=", "--unlabel", "old", "--no-pool"]),
+            Ok(json!({"labels": {"env": "prod", "ssd": "", "old": null}, "pool": null}))
+        );
+        assert_eq!(body(&["--pool", "fast"]), Ok(json!({"pool": "fast"})));
         for bad in [["--overcommit", "cpu"], ["--overcommit", "gpu=1"], ["--iops", "-1"], ["--cpu", "all"]] {
             assert!(body(&bad).is_err(), "{bad:?}");
         }
