@@ -10,12 +10,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use yiqiu_base::Size;
+use yiqiu_proto::common::NodeSpec;
+
 use crate::driver::{NodeId, Reading};
 
 /// The folder of all our groups.
 pub(crate) const PARENT: &str = "yiqiu";
-/// The most processes and threads of a node: against fork bombs, far above what a service needs.
-pub(crate) const PIDS_MOST: i64 = 4096;
+/// The most processes and threads of a node that does not say: against fork bombs, far above what most services need.
+const PIDS_DEFAULT: i64 = 1024;
 /// The period of the processor quota in microseconds: the kernel's default.
 const CPU_PERIOD_US: i64 = 100_000;
 
@@ -35,6 +38,17 @@ pub(crate) struct Cgroups {
 pub(crate) struct Limits {
     pub(crate) cpu_millicores: i64,
     pub(crate) memory_bytes: i64,
+    pub(crate) pids: i64,
+}
+
+impl Limits {
+    /// What a spec says, or the default where it says nothing.
+    pub(crate) fn of(spec: &NodeSpec) -> Self {
+        let Size { cpu_millicores, memory_bytes, disk_bytes: _, disk_iops: _ } =
+            spec.size.map(Size::from).unwrap_or_default();
+        let pids = spec.runtime.as_ref().map(|r| r.pids).filter(|pids| *pids > 0).unwrap_or(PIDS_DEFAULT);
+        Self { cpu_millicores, memory_bytes, pids }
+    }
 }
 
 impl Cgroups {
@@ -131,6 +145,13 @@ impl Cgroups {
         usage
     }
 
+    /// How often the kernel killed a process of a node's group for want of memory; 0 where it does not count.
+    pub(crate) fn oom_kills(&self, node: NodeId) -> i64 {
+        let file = if self.is_v1() { "memory.oom_control" } else { "memory.events" };
+        let text = self.folder("memory", node).and_then(|f| fs::read_to_string(f.join(file)).ok());
+        text.and_then(|t| field(&t, "oom_kill")).unwrap_or(0)
+    }
+
     /// Whether a node's group can be read at all.
     pub(crate) fn exists(&self, node: NodeId) -> bool {
         self.folder("cpuacct", node).is_some_and(|f| f.is_dir())
@@ -138,7 +159,7 @@ impl Cgroups {
 
     /// Makes a node's group with its limits, or sets the limits of the one there is.
     pub(crate) fn make(&self, node: NodeId, limits: Limits) -> io::Result<()> {
-        let Limits { cpu_millicores, memory_bytes } = limits;
+        let Limits { cpu_millicores, memory_bytes, pids } = limits;
         let quota = (cpu_millicores * CPU_PERIOD_US / 1000).max(1000);
         if !self.is_v1()
             && let Some(root) = &self.unified
@@ -171,7 +192,7 @@ impl Cgroups {
             set("memory", "memory.max", memory_bytes.to_string())?;
             let _ = set("memory", "memory.swap.max", "0".to_owned());
         }
-        set("pids", "pids.max", PIDS_MOST.to_string())
+        set("pids", "pids.max", pids.to_string())
     }
 
     /// Whether groups can be made: an error says where not.

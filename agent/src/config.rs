@@ -23,6 +23,8 @@ pub struct AgentConfig {
     pub node_types: Vec<NodeType>,
     /// The program that minds processes; `None`: the running one, which has to call [`crate::supervise_main`] first.
     pub supervisor: Option<PathBuf>,
+    /// What this boot of the machine is called; `None`: as the kernel calls it.
+    pub boot_id: Option<String>,
 }
 
 impl AgentConfig {
@@ -34,6 +36,7 @@ impl AgentConfig {
             token: None,
             node_types: NodeType::ALL.to_vec(),
             supervisor: None,
+            boot_id: None,
         }
     }
 

@@ -4,7 +4,7 @@ use std::{fmt, path::Path, time::Duration};
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
-use yiqiu_base::{Id, NodeType, Size, id};
+use yiqiu_base::{Health, Id, NodeType, Size, id};
 use yiqiu_proto::common::{NodeSpec, PortMapping};
 
 /// The id of a node.
@@ -47,17 +47,24 @@ pub struct Status {
     pub overhead_fixed: Size,
     /// What each node costs beyond its own size: an estimate.
     pub overhead_per_node: Size,
+    /// One line: which parts of a size it books and does not enforce here; empty when it enforces all.
+    pub unbound: String,
 }
 
 impl Status {
     /// Ready, with its overhead.
     pub fn ready(overhead_fixed: Size, overhead_per_node: Size) -> Self {
-        Self { missing: String::new(), overhead_fixed, overhead_per_node }
+        Self { missing: String::new(), overhead_fixed, overhead_per_node, unbound: String::new() }
     }
 
     /// Not ready, with the line that says why.
     pub fn missing(line: impl Into<String>) -> Self {
-        Self { missing: line.into(), overhead_fixed: Size::ZERO, overhead_per_node: Size::ZERO }
+        Self { missing: line.into(), ..Self::ready(Size::ZERO, Size::ZERO) }
+    }
+
+    /// The same, with the line that says what is not enforced.
+    pub fn but(self, unbound: impl Into<String>) -> Self {
+        Self { unbound: unbound.into(), ..self }
     }
 
     /// Whether it can work.
@@ -89,6 +96,8 @@ pub struct Seen {
     pub detail: String,
     /// Where its ports answer on this host, while it runs.
     pub ports: Vec<PortMapping>,
+    /// What its health command says, while it runs.
+    pub health: Health,
 }
 
 /// What the worker asks a driver to make.

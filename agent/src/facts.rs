@@ -80,6 +80,7 @@ fn no_driver(node_type: NodeType) -> DriverStatus {
         missing: missing.to_owned(),
         overhead_fixed: None,
         overhead_per_node: None,
+        unbound: String::new(),
     }
 }
 

@@ -57,7 +57,10 @@ pub async fn run(config: FleetConfig, stop: CancellationToken) -> anyhow::Result
                     .with_context(|| format!("host {i} of the fleet cannot join"))?
             };
             match identity {
-                Some(identity) => run_host(identity, hardware, facts, link, clock, stop).await,
+                Some(identity) => {
+                    let journal = Journal::volatile(&identity.host_id);
+                    run_host(identity, journal, hardware, facts, link, clock, stop).await
+                }
                 None => Ok(()),
             }
         });
@@ -71,17 +74,17 @@ pub async fn run(config: FleetConfig, stop: CancellationToken) -> anyhow::Result
     Ok(())
 }
 
-/// Runs the agent of one simulated host until `stop`. The hardware stays: another call is the agent restarted, with its
-/// journal lost.
+/// Runs the agent of one simulated host until `stop`. The hardware stays: another call is the agent restarted. With a
+/// volatile journal, that is lost.
 pub async fn run_host(
     identity: Identity,
+    journal: Journal,
     hardware: Arc<SimHost>,
     facts: Facts,
     link: Link,
     clock: Clock,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let journal = Journal::volatile(&identity.host_id);
     let drivers: Vec<Arc<dyn Driver>> = vec![Arc::new(SimDriver(hardware))];
     let images = (std::env::temp_dir(), link.clone()); // never written: a simulation has every image
     let host = Host::new(identity, clock, drivers, journal, images, facts, stop.child_token())?;

@@ -4,6 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use sha2::{Digest, Sha256};
@@ -18,6 +19,9 @@ use crate::{
     driver::{Driver, DriverError},
     session::bearer,
 };
+
+/// How often a fetch tells how far it is.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// The images of one agent.
 pub(crate) struct Images {
@@ -34,8 +38,14 @@ impl Images {
         Self { dir, link, credential, present: Mutex::default(), locks: Mutex::default() }
     }
 
-    /// Sees to it that `driver` has the image.
-    pub(crate) async fn ensure(&self, driver: &dyn Driver, image_id: &str, sha256: &str) -> Result<(), DriverError> {
+    /// Sees to it that `driver` has the image. `fetched` hears now and then how many bytes are here.
+    pub(crate) async fn ensure(
+        &self,
+        driver: &dyn Driver,
+        image_id: &str,
+        sha256: &str,
+        fetched: &(dyn Fn(i64) + Sync),
+    ) -> Result<(), DriverError> {
         if self.known(sha256) {
             return Ok(());
         }
@@ -50,7 +60,7 @@ impl Images {
             return Ok(());
         }
         if !driver.image_present(sha256).await? {
-            let file = self.fetch(image_id, sha256).await?;
+            let file = self.fetch(image_id, sha256, fetched).await?;
             let imported = driver.image_import(sha256, &file).await;
             if imported.is_ok() {
                 let _ = tokio::fs::remove_file(&file).await; // the driver has its own copy
@@ -96,7 +106,12 @@ impl Images {
     }
 
     /// The verified file. What an earlier attempt left is gone on with.
-    async fn fetch(&self, image_id: &str, sha256: &str) -> Result<PathBuf, DriverError> {
+    async fn fetch(
+        &self,
+        image_id: &str,
+        sha256: &str,
+        fetched: &(dyn Fn(i64) + Sync),
+    ) -> Result<PathBuf, DriverError> {
         let file = self.dir.join(format!("{sha256}.tar"));
         if tokio::fs::try_exists(&file).await.unwrap_or(false) {
             return Ok(file); // renamed only after it was verified
@@ -132,10 +147,15 @@ impl Images {
         let mut client = AgentsClient::new(self.link.clone()).max_decoding_message_size(MESSAGE_MOST);
         let mut chunks = client.fetch_image(bearer(request, &self.credential)).await.map_err(away)?.into_inner();
         tracing::info!(image = image_id, sha256, offset, "fetching an image");
+        let mut told = Instant::now();
         while let Some(chunk) = chunks.message().await.map_err(away)? {
             hash.update(&chunk.data);
             out.write_all(&chunk.data).await.map_err(disk)?;
             offset += i64::try_from(chunk.data.len()).unwrap_or_default();
+            if told.elapsed() >= TELL_EVERY {
+                fetched(offset);
+                told = Instant::now();
+            }
         }
         out.flush().await.map_err(disk)?;
         let got = hex(&hash.finalize());

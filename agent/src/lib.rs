@@ -57,7 +57,10 @@ pub async fn run(config: AgentConfig, link: Link, stop: CancellationToken) -> an
         .create(&config.data_dir)
         .with_context(|| format!("cannot make the folder {}", config.data_dir.display()))?;
     let file = config.data_dir.join("identity.json");
-    let facts = facts::facts(&config.data_dir, &config.drivers(""), &config.node_types).await?;
+    let mut facts = facts::facts(&config.data_dir, &config.drivers(""), &config.node_types).await?;
+    if let Some(boot_id) = &config.boot_id {
+        facts.boot_id.clone_from(boot_id);
+    }
     let mut saved = Identity::load(&file)?;
     loop {
         let identity = match saved.take() {

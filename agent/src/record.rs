@@ -1,9 +1,14 @@
 //! What the agent keeps of a node, and what follows from it: pure, so that every crash can be decided in a table.
 
+use std::time::Duration;
+
 use yiqiu_base::{NodeState, Power};
 use yiqiu_proto::agent::Assignment;
 
-use crate::driver::{Presence, Seen};
+use crate::{
+    driver::{Presence, Seen},
+    lifecycle::Goal,
+};
 
 /// What was last done with a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
@@ -17,8 +22,10 @@ pub enum Phase {
     Stopped = 2,
     /// It could not be made or started; the detail says why.
     Failed = 3,
-    /// A failure was settled by a power-off.
+    /// It was settled by a power-off: it had failed, or was never made.
     Settled = 4,
+    /// It is being stopped.
+    Stopping = 5,
 }
 
 /// A start that was about to happen. Written before, so that a crash in the middle can be told from one before.
@@ -30,6 +37,9 @@ pub struct Intent {
     /// The run mark before the start.
     #[prost(string, tag = "2")]
     pub run_before: String,
+    /// The boot of the machine that it happens in.
+    #[prost(string, tag = "3")]
+    pub boot_id: String,
 }
 
 /// The journal's record of one node.
@@ -56,6 +66,9 @@ pub struct Record {
     /// Starts of this node so far.
     #[prost(int64, tag = "7")]
     pub boot: i64,
+    /// The boot of the machine in which it was started last.
+    #[prost(string, tag = "8")]
+    pub boot_id: String,
 }
 
 impl Record {
@@ -109,23 +122,58 @@ impl Record {
         self.assignment.as_ref().is_some_and(|a| a.removed)
     }
 
-    /// The power wished for; a value from a newer server that this agent does not know counts as "as it is".
-    pub fn desired(&self) -> Option<Power> {
-        self.assignment.as_ref().and_then(|a| Power::try_from(a.power()).ok())
+    /// What is wished for; a value from a newer server that this agent does not know counts as "as it is".
+    pub fn goal(&self) -> Option<Goal> {
+        let assignment = self.assignment.as_ref()?;
+        Some(match Power::try_from(assignment.power()).ok()? {
+            Power::On if assignment.reboot => Goal::Reboot,
+            // A stop that was begun is finished first: who was asked to end will end.
+            Power::On if self.phase() == Phase::Stopping => Goal::Reboot,
+            Power::On => Goal::On,
+            Power::Off => Goal::Off,
+            Power::Hibernated => Goal::Hibernated,
+        })
+    }
+
+    /// How long it may take to stop.
+    pub fn stop_grace(&self) -> Duration {
+        Duration::from_millis(self.assignment.as_ref().map_or(0, |a| a.stop_grace_ms).into())
     }
 
     /// Notes the start that is about to happen.
-    pub fn intend(&mut self, run_before: String) {
-        self.intent = Some(Intent { generation: self.generation(), run_before });
+    pub fn intend(&mut self, run_before: String, boot_id: &str) {
+        self.intent = Some(Intent { generation: self.generation(), run_before, boot_id: boot_id.to_owned() });
     }
 
     /// The start of `generation` is done: it ran, whatever became of it since.
-    pub fn started(&mut self, generation: i64) {
+    pub fn started(&mut self, generation: i64, boot_id: &str) {
         self.intent = None;
         self.carried = self.carried.max(generation);
+        self.found_running(boot_id);
+    }
+
+    /// It runs, though nobody here started this run: that is a boot as well.
+    pub fn found_running(&mut self, boot_id: &str) {
         self.boot += 1;
+        boot_id.clone_into(&mut self.boot_id);
         self.detail = String::new();
         self.set_phase(Phase::Started);
+    }
+
+    /// It is about to be stopped.
+    pub fn stopping(&mut self) {
+        self.set_phase(Phase::Stopping);
+    }
+
+    /// Whether it ended by itself, and that is not kept yet.
+    pub fn has_died(&self, seen: &Seen) -> bool {
+        self.intent.is_none() && self.phase() == Phase::Started && seen.presence != Presence::Running
+    }
+
+    /// It ended by itself: how is kept.
+    pub fn died(&mut self, seen: &Seen, boot_id: &str) {
+        self.detail = self.observe(seen, boot_id).1;
+        self.set_phase(Phase::Failed);
     }
 
     /// It was stopped.
@@ -156,7 +204,7 @@ impl Record {
     }
 
     fn carry_off(&mut self) {
-        if self.desired() == Some(Power::Off) {
+        if self.goal() == Some(Goal::Off) {
             self.carried = self.carried.max(self.generation());
         }
     }
@@ -166,8 +214,8 @@ impl Record {
     pub fn recover(&mut self, seen: &Seen) -> bool {
         let Some(intent) = self.intent.clone() else { return false };
         match seen.presence {
-            Presence::Running => self.started(intent.generation),
-            Presence::Idle if seen.run != intent.run_before => self.started(intent.generation),
+            Presence::Running => self.started(intent.generation, &intent.boot_id),
+            Presence::Idle if seen.run != intent.run_before => self.started(intent.generation, &intent.boot_id),
             Presence::Idle => self.intent = None,
             // It was made before the intent was written, so something else removed it since, and with it the only sign
             // of whether it ran. At most once is the promise.
@@ -183,13 +231,21 @@ impl Record {
         true
     }
 
-    /// The state to show, with its detail, for what a driver sees.
-    pub fn observe(&self, seen: &Seen) -> (NodeState, String) {
+    /// The state to show, with its detail, for what a driver sees in this boot of the machine.
+    pub fn observe(&self, seen: &Seen, boot_id: &str) -> (NodeState, String) {
+        let restarted = !self.boot_id.is_empty() && self.boot_id != boot_id;
         match (seen.presence, self.phase()) {
             (Presence::Running, _) => (NodeState::Running, self.detail.clone()),
-            (Presence::Idle, Phase::New | Phase::Stopped | Phase::Settled) => (NodeState::Off, self.detail.clone()),
+            (Presence::Idle, Phase::New | Phase::Stopping | Phase::Stopped | Phase::Settled) => {
+                (NodeState::Off, self.detail.clone())
+            }
+            (Presence::Idle | Presence::Absent, Phase::Started) if restarted => {
+                (NodeState::Failed, "the host restarted: power it on to start it again".to_owned())
+            }
             (Presence::Idle, Phase::Started) => (NodeState::Failed, format!("it ended by itself: {}", seen.detail)),
-            (Presence::Absent, Phase::New | Phase::Stopped) => (NodeState::Pending, self.detail.clone()),
+            (Presence::Absent, Phase::New | Phase::Stopping | Phase::Stopped) => {
+                (NodeState::Pending, self.detail.clone())
+            }
             (Presence::Absent, Phase::Settled) => (NodeState::Off, self.detail.clone()),
             (Presence::Absent, Phase::Started) => (
                 NodeState::Failed,
@@ -228,9 +284,9 @@ mod tests {
             (seen(Presence::Absent, ""), 3, NodeState::Failed),
         ] {
             let mut record = Record { carried: 2, ..Record::of(on(3, 1), 1) };
-            record.intend("a".to_owned());
+            record.intend("a".to_owned(), "boot");
             assert!(record.recover(&now));
-            assert_eq!((record.carried, record.observe(&now).0), (carried, state), "{now:?}");
+            assert_eq!((record.carried, record.observe(&now, "boot").0), (carried, state), "{now:?}");
             assert!(!record.recover(&now), "decided once");
         }
     }
@@ -240,8 +296,42 @@ mod tests {
         let known = Assignment { carried: 3, ..on(3, 9) };
         let record = Record::of(known, 1);
         assert!(!record.fresh());
-        assert_eq!(record.observe(&seen(Presence::Absent, "")).0, NodeState::Failed);
-        assert_eq!(record.observe(&seen(Presence::Idle, "x")).0, NodeState::Failed);
+        assert_eq!(record.observe(&seen(Presence::Absent, ""), "boot").0, NodeState::Failed);
+        assert_eq!(record.observe(&seen(Presence::Idle, "x"), "boot").0, NodeState::Failed);
+    }
+
+    #[test]
+    fn how_it_ended_is_told_by_the_boot_it_ended_in_and_then_kept() {
+        let ended = Seen { detail: "exited with code 3".to_owned(), ..seen(Presence::Idle, "b") };
+        for (now, boot_id, detail) in [
+            (&ended, "one", "it ended by itself: exited with code 3"),
+            (&ended, "two", "the host restarted: power it on to start it again"),
+            (&seen(Presence::Absent, ""), "two", "the host restarted: power it on to start it again"),
+        ] {
+            let mut record = Record::of(on(1, 1), 1);
+            record.started(1, "one");
+            assert!(record.has_died(now));
+            assert_eq!(record.observe(now, boot_id), (NodeState::Failed, detail.to_owned()));
+            record.died(now, boot_id);
+            assert!(!record.has_died(now) && !record.fresh());
+            let later = seen(Presence::Absent, "");
+            assert_eq!(record.observe(&later, "three"), (NodeState::Failed, detail.to_owned()), "it stays so");
+        }
+    }
+
+    #[test]
+    fn a_stop_that_was_begun_is_finished_before_a_start() {
+        let mut record = Record::of(on(1, 1), 1);
+        record.started(1, "boot");
+        record.stopping();
+        record.assign(on(2, 2), 1);
+        let running = seen(Presence::Running, "a");
+        let step = next(record.goal().unwrap(), record.fresh(), record.observe(&running, "boot").0, false);
+        assert_eq!(step, Step::Do(Action::Stop));
+        record.stopped();
+        let idle = seen(Presence::Idle, "a");
+        let step = next(record.goal().unwrap(), record.fresh(), record.observe(&idle, "boot").0, false);
+        assert_eq!(step, Step::Do(Action::Start));
     }
 
     #[test]
@@ -255,10 +345,11 @@ mod tests {
     enum Event {
         PowerOn,
         PowerOff,
+        Reboot,
         Again,     // the same assignment once more
         Die,       // the node ends by itself
         Vanish,    // something else removes it
-        Crash(u8), // the agent ends before, in the middle of, or after the next start, and comes back
+        Crash(u8), // the agent ends somewhere in the next start or stop, and comes back
         Act,       // the worker goes on until nothing is left
     }
 
@@ -266,10 +357,11 @@ mod tests {
         prop_oneof![
             Just(Event::PowerOn),
             Just(Event::PowerOff),
+            Just(Event::Reboot),
             Just(Event::Again),
             Just(Event::Die),
             Just(Event::Vanish),
-            (0..3_u8).prop_map(Event::Crash),
+            (0..5_u8).prop_map(Event::Crash),
             Just(Event::Act),
         ]
     }
@@ -284,8 +376,9 @@ mod tests {
             for event in events {
                 let mut crash = None;
                 match event {
-                    Event::PowerOn | Event::PowerOff => {
+                    Event::PowerOn | Event::PowerOff | Event::Reboot => {
                         let mut a = on(record.generation() + 1, record.revision() + 1);
+                        a.reboot = matches!(event, Event::Reboot);
                         if matches!(event, Event::PowerOff) {
                             a.set_power(common::Power::Off);
                         }
@@ -302,24 +395,33 @@ mod tests {
                 }
                 for _ in 0..20 {
                     record.recover(&host);
-                    let Step::Do(action) =
-                        next(record.desired().unwrap(), record.fresh(), record.observe(&host).0, record.removed())
+                    if record.has_died(&host) {
+                        record.died(&host, "boot");
+                    }
+                    let (state, _) = record.observe(&host, "boot");
+                    let Step::Do(action) = next(record.goal().unwrap(), record.fresh(), state, record.removed())
                     else { break };
                     match action {
                         Action::Prepare => host.presence = Presence::Idle,
                         Action::Start => {
                             if host.presence == Presence::Absent { host = seen(Presence::Idle, "") }
                             if crash == Some(0) { break }
-                            record.intend(host.run.clone());
+                            record.intend(host.run.clone(), "boot");
                             if crash == Some(1) { break }
                             runs += 1;
                             host = seen(Presence::Running, &runs.to_string());
                             *starts.entry(record.generation()).or_default() += 1;
                             if crash == Some(2) { break }
-                            record.started(record.generation());
+                            record.started(record.generation(), "boot");
                         }
                         Action::Stop => {
+                            record.stopping();
+                            if crash == Some(3) { break }
                             host.presence = Presence::Idle;
+                            if crash == Some(4) {
+                                prop_assert_ne!(record.observe(&host, "boot").0, NodeState::Failed, "it was stopped");
+                                break
+                            }
                             record.stopped();
                         }
                         Action::Remove => host = Seen::default(),

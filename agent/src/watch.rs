@@ -18,7 +18,7 @@ const LIST_WITHIN: Duration = Duration::from_secs(5);
 
 /// What a driver says of itself, for the server.
 pub(crate) fn driver_status(driver: &dyn Driver, status: Status) -> DriverStatus {
-    let Status { missing, overhead_fixed, overhead_per_node } = status;
+    let Status { missing, overhead_fixed, overhead_per_node, unbound } = status;
     DriverStatus {
         node_type: common::NodeType::from(driver.node_type()).into(),
         name: driver.name().to_owned(),
@@ -26,6 +26,7 @@ pub(crate) fn driver_status(driver: &dyn Driver, status: Status) -> DriverStatus
         missing,
         overhead_fixed: Some(overhead_fixed.into()),
         overhead_per_node: Some(overhead_per_node.into()),
+        unbound,
     }
 }
 

@@ -10,7 +10,7 @@ use yiqiu_agent::{AgentConfig, driver::NodeId};
 use yiqiu_base::{NodeState, NodeType, Power};
 use yiqiu_proto::{
     agent::Assignment,
-    common::{self as words, NodeSpec},
+    common::{self as words, NodeSpec, Runtime},
 };
 
 struct Agent {
@@ -20,10 +20,15 @@ struct Agent {
 
 impl Agent {
     fn in_folder(folder: &Path, server: &Server) -> Self {
+        Self::in_boot(folder, server, None)
+    }
+
+    fn in_boot(folder: &Path, server: &Server, boot_id: Option<&str>) -> Self {
         let stop = CancellationToken::new();
         let config = AgentConfig {
             token: Some("once".to_owned()),
             node_types: vec![NodeType::Bm, NodeType::Vm],
+            boot_id: boot_id.map(str::to_owned),
             supervisor: Some(env!("CARGO_BIN_EXE_yiqiu-agent").into()),
             ..AgentConfig::new(folder)
         };
@@ -232,4 +237,75 @@ async fn a_killed_agent_finds_its_node_again() {
     assert!(!group("cpuacct", node, "").exists());
     agent.kill().unwrap();
     agent.wait().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_bind_processes_too() {
+    let (server, folder) = (Server::new(), tempfile::tempdir().unwrap());
+    let [eats, forks, quits] = [NodeId::new(), NodeId::new(), NodeId::new()];
+    let _ends = [EndGroup(eats), EndGroup(forks), EndGroup(quits)];
+    let agent = Agent::in_folder(folder.path(), &server);
+    until("hello", || !server.get().hellos.is_empty()).await;
+    let facts = server.get().hellos[0].facts.clone().unwrap();
+    let bm = facts.drivers.iter().find(|d| d.name == "process").unwrap();
+    assert!(bm.unbound.contains("disk space"), "{bm:?}");
+
+    server.assign(&sh(eats, "exec dd if=/dev/zero of=/dev/null bs=200M count=10", Power::On, 1));
+    let report = server.state(eats, NodeState::Failed).await;
+    assert!(report.detail.contains("more memory than its 64 MiB"), "{}", shown(&report));
+
+    let mut bomb = sh(forks, "while :; do sleep 1000 & done", Power::On, 1);
+    bomb.spec.as_mut().unwrap().runtime = Some(Runtime { pids: 20, ..Runtime::default() });
+    server.assign(&bomb);
+    until("the kernel refuses a process", || {
+        let events = std::fs::read_to_string(group("pids", forks, "pids.events")).unwrap_or_default();
+        events.lines().any(|l| l.strip_prefix("max ").is_some_and(|n| n != "0"))
+    })
+    .await;
+    assert!(pids(forks).len() <= 20);
+
+    let script = "trap 'exit 5' QUIT; trap '' TERM; while :; do sleep 0.1; done";
+    let wish = |power, generation| {
+        let mut assignment = sh(quits, script, power, generation);
+        let runtime = Runtime { stop_signal: "quit".to_owned(), ..Runtime::default() };
+        assignment.spec.as_mut().unwrap().runtime = Some(runtime);
+        Assignment { stop_grace_ms: 60_000, ..assignment }
+    };
+    server.assign(&wish(Power::On, 1));
+    server.state(quits, NodeState::Running).await;
+    server.assign(&wish(Power::Off, 2));
+    server.state(quits, NodeState::Off).await; // long before its grace is over
+    for node in [eats, forks, quits] {
+        server.assign(&Assignment { removed: true, revision: 9, ..sh(node, "", Power::Off, 2) });
+        server.state(node, NodeState::Gone).await;
+    }
+    agent.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ran_when_its_machine_restarted_reads_so() {
+    let (server, node, folder) = (Server::new(), NodeId::new(), tempfile::tempdir().unwrap());
+    let _ends = EndGroup(node);
+    let agent = Agent::in_boot(folder.path(), &server, Some("one"));
+    until("hello", || !server.get().hellos.is_empty()).await;
+    server.assign(&sh(node, "sleep 1000", Power::On, 1));
+    server.state(node, NodeState::Running).await;
+    agent.end().await;
+    // What a restart of the machine does to it: everything ends at once, and nobody writes how.
+    let run = std::fs::read(folder.path().join("process").join(node.to_string()).join("run.json")).unwrap();
+    let run: serde_json::Value = serde_json::from_slice(&run).unwrap();
+    let supervisor = run["supervisor"]["pid"].to_string();
+    for pid in std::iter::once(supervisor).chain(pids(node).iter().map(ToString::to_string)) {
+        assert!(std::process::Command::new("kill").args(["-9", &pid]).status().unwrap().success());
+    }
+    until("everything has ended", || pids(node).is_empty()).await;
+    server.get().reports.clear();
+    let agent = Agent::in_boot(folder.path(), &server, Some("two"));
+    let report = server.state(node, NodeState::Failed).await;
+    assert_eq!(report.detail, "the host restarted: power it on to start it again");
+    server.assign(&sh(node, "sleep 1000", Power::On, 2));
+    assert_eq!(server.state(node, NodeState::Running).await.boot, 2);
+    server.assign(&Assignment { removed: true, revision: 3, ..sh(node, "", Power::Off, 2) });
+    server.state(node, NodeState::Gone).await;
+    agent.end().await;
 }

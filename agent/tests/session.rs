@@ -11,6 +11,7 @@ use yiqiu_agent::{
     driver::NodeId,
     drivers::sim::{Behaviour, SimHost},
     fleet,
+    journal::Journal,
 };
 use yiqiu_base::{Clock, NodeState, NodeType, Power, Size};
 use yiqiu_proto::{
@@ -25,6 +26,11 @@ struct Agent {
 
 impl Agent {
     async fn on(hardware: &Arc<SimHost>, server: &Server) -> Self {
+        let journal = Journal::volatile(&server.get().host);
+        Self::in_boot(hardware, server, journal, "simulated").await
+    }
+
+    async fn in_boot(hardware: &Arc<SimHost>, server: &Server, journal: Journal, boot_id: &str) -> Self {
         let stop = CancellationToken::new();
         let host_id = server.get().host.clone();
         let identity = Identity {
@@ -33,8 +39,10 @@ impl Agent {
             credential: CREDENTIAL.to_owned(),
             token_hash: String::new(),
         };
-        let facts = fleet::facts(hardware, Size::ZERO, 1000).await;
-        let run = fleet::run_host(identity, Arc::clone(hardware), facts, server.link(), Clock::system(), stop.clone());
+        let mut facts = fleet::facts(hardware, Size::ZERO, 1000).await;
+        boot_id.clone_into(&mut facts.boot_id);
+        let hardware = Arc::clone(hardware);
+        let run = fleet::run_host(identity, journal, hardware, facts, server.link(), Clock::system(), stop.clone());
         Self { stop, task: tokio::spawn(run) }
     }
 
@@ -322,4 +330,89 @@ async fn a_fleet_shares_a_few_connections() {
     assert_eq!(server.get().hellos.len(), HOSTS, "no session had to be made twice");
     stop.cancel();
     fleet.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_reboot_is_one_new_boot_however_often_it_is_told() {
+    let (server, hardware, node) = (Server::new(), hardware(), NodeId::new());
+    let agent = Agent::on(&hardware, &server).await;
+    until("hello", || !server.get().hellos.is_empty()).await;
+    server.assign(&on(node, 1, 1));
+    server.state(node, NodeState::Running).await;
+    let reboot = |generation, revision| Assignment { reboot: true, ..on(node, generation, revision) };
+    server.assign(&reboot(2, 2));
+    let carried = |r: &NodeReport| r.generation == 2 && r.boot == 2 && r.state() == words::NodeState::Running;
+    server.report(node, Duration::from_secs(5), carried).await;
+    server.assign(&reboot(2, 3));
+    server.report(node, Duration::from_secs(5), |r| r.revision == 3).await;
+    assert_eq!(hardware.running_and_starts(), (1, 2));
+    // What failed is started by it; what is off is too, as its wish is to run.
+    hardware.kill(node);
+    server.state(node, NodeState::Failed).await;
+    server.assign(&reboot(3, 4));
+    server.report(node, Duration::from_secs(5), |r| r.generation == 3 && r.boot == 3).await;
+    assert_eq!(hardware.running_and_starts(), (1, 3));
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn a_long_stop_is_cut_short_by_a_power_off_with_less_grace_and_finished_before_a_start() {
+    let behaviour = Behaviour { stop_ms: (3_600_000, 3_600_000), ..Behaviour::default() };
+    let (server, hardware, node) = (Server::new(), SimHost::new(7, Arc::new(behaviour)), NodeId::new());
+    let agent = Agent::on(&hardware, &server).await;
+    until("hello", || !server.get().hellos.is_empty()).await;
+    server.assign(&on(node, 1, 1));
+    server.state(node, NodeState::Running).await;
+    let patient = Assignment { stop_grace_ms: 600_000, ..off(node, 2, 2) };
+    server.assign(&patient);
+    let report = server.state(node, NodeState::Stopping).await;
+    assert!(report.detail.contains("killed after 600s"), "{}", report.detail);
+    server.assign(&Assignment { stop_grace_ms: 0, ..off(node, 3, 3) });
+    let report = server.state(node, NodeState::Off).await;
+    assert_eq!((report.generation, report.boot), (3, 1));
+    // The other way round: a power-on waits for the stop.
+    server.assign(&on(node, 4, 4));
+    server.report(node, Duration::from_secs(5), |r| r.boot == 2).await;
+    server.assign(&Assignment { stop_grace_ms: 500, ..off(node, 5, 5) });
+    server.state(node, NodeState::Stopping).await;
+    server.assign(&on(node, 6, 6));
+    server.report(node, Duration::from_secs(5), |r| r.boot == 3 && r.generation == 6).await;
+    assert_eq!(hardware.running_and_starts(), (1, 3));
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn what_ran_on_a_host_that_restarted_reads_so_until_someone_starts_it() {
+    let (server, hardware, folder) = (Server::new(), hardware(), tempfile::tempdir().unwrap());
+    let [runs, died, off_before] = [NodeId::new(), NodeId::new(), NodeId::new()];
+    let journal = || Journal::open(&folder.path().join("journal"), &server.get().host).unwrap();
+    let agent = Agent::in_boot(&hardware, &server, journal(), "one").await;
+    until("hello", || !server.get().hellos.is_empty()).await;
+    for node in [runs, died, off_before] {
+        server.assign(&on(node, 1, 1));
+        server.state(node, NodeState::Running).await;
+    }
+    hardware.kill(died);
+    let before = server.state(died, NodeState::Failed).await;
+    server.assign(&off(off_before, 2, 2));
+    server.state(off_before, NodeState::Off).await;
+    agent.end().await;
+    hardware.restart();
+    server.get().reports.clear();
+
+    let agent = Agent::in_boot(&hardware, &server, journal(), "two").await;
+    let report = server.state(runs, NodeState::Failed).await;
+    assert_eq!(report.detail, "the host restarted: power it on to start it again");
+    assert_eq!(server.state(died, NodeState::Failed).await.detail, before.detail, "it had died before");
+    server.state(off_before, NodeState::Off).await;
+    assert_eq!(hardware.running_and_starts(), (0, 3), "nothing is started by itself");
+    server.assign(&on(runs, 2, 2));
+    let report = server.state(runs, NodeState::Running).await;
+    assert_eq!((report.boot, &*report.detail), (2, ""));
+    agent.end().await;
+    hardware.restart();
+    let agent = Agent::in_boot(&hardware, &server, journal(), "three").await;
+    let report = server.state(runs, NodeState::Failed).await;
+    assert_eq!((report.boot, &*report.detail), (2, "the host restarted: power it on to start it again"));
+    agent.end().await;
 }

@@ -33,7 +33,7 @@ pub use clock::Clock;
 pub use code::Code;
 pub use environment::Environment;
 pub use id::Id;
-pub use node::{NodeState, NodeType, Power};
+pub use node::{Health, NodeState, NodeType, Power};
 pub use principal::Principal;
 pub use problem::Problem;
 pub use size::Size;

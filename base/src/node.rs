@@ -27,6 +27,22 @@ words! {
 }
 
 words! {
+    /// What its health command says of a node.
+    #[derive(Default)]
+    Health, "health" {
+        /// It has no health command, or does not run.
+        #[default]
+        None = "none",
+        /// It was started a moment ago, and the command did not succeed yet.
+        Starting = "starting",
+        /// The command succeeded last time.
+        Healthy = "healthy",
+        /// The command failed as often in a row as the check allows.
+        Unhealthy = "unhealthy",
+    }
+}
+
+words! {
     /// What is seen of a node on its host.
     NodeState, "node state" {
         /// Claimed; nothing is on the host yet.

@@ -120,6 +120,8 @@ impl Pool {
     /// Asks for a power state. The same command again changes nothing.
     pub(crate) async fn node_power(&self, node: Id<Node>, power: Power, command: Id<Command>) -> Result<(), Problem> {
         let request = self.caller.request(wire::SetNodePowerRequest {
+            reboot: false,
+            grace_ms: None,
             node_id: node.to_string(),
             power: common::Power::from(power).into(),
             command_id: command.to_string(),
@@ -177,6 +179,7 @@ fn lines(whole: &Whole) -> Vec<wire::Line> {
             })
             .collect(),
         size: Some(need.size.into()),
+        runtime: None, // bounded as every node is
     };
     whole
         .components
@@ -258,6 +261,7 @@ fn node(node: wire::Node) -> Result<NodeModel, Problem> {
         detail,
         ports,
         host_state,
+        health: _,
     } = node;
     let state = common::NodeState::try_from(state)
         .map_err(|_| Problem::internal(format!("Resources calls a node state {state}")))?;

@@ -1,7 +1,7 @@
 //! Between the words of `base` and their wire form. Both directions name every field, so that a new one breaks here.
 
 use yiqiu_base::{
-    NodeState, NodeType, Power, Problem, Size,
+    Health, NodeState, NodeType, Power, Problem, Size,
     outbox::{Event, Reading},
 };
 
@@ -33,6 +33,28 @@ impl From<Reading> for common::EventsResponse {
         let Reading { events, next: _, head, epoch } = reading; // a tier sees every event: the last one is where it stands
         let epoch = u64::try_from(epoch).unwrap_or_default();
         Self { events: events.into_iter().map(Into::into).collect(), epoch, head }
+    }
+}
+
+impl From<Health> for common::Health {
+    fn from(health: Health) -> Self {
+        match health {
+            Health::None => Self::Unspecified,
+            Health::Starting => Self::Starting,
+            Health::Healthy => Self::Healthy,
+            Health::Unhealthy => Self::Unhealthy,
+        }
+    }
+}
+
+impl From<common::Health> for Health {
+    fn from(health: common::Health) -> Self {
+        match health {
+            common::Health::Unspecified => Self::None,
+            common::Health::Starting => Self::Starting,
+            common::Health::Healthy => Self::Healthy,
+            common::Health::Unhealthy => Self::Unhealthy,
+        }
     }
 }
 

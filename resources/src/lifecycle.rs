@@ -54,7 +54,8 @@ pub fn observe(node: &NodeModel, report: &Report) -> Observed {
         && report.generation == node.carried
         && report.boot == node.boot
         && report.detail == node.detail
-        && report.ports == node.ports;
+        && report.ports == node.ports
+        && report.health == node.health;
     if same {
         return Observed::Nothing;
     }

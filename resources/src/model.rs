@@ -3,11 +3,12 @@
 mod contract;
 mod host;
 mod label;
+mod runtime;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use yiqiu_base::{
-    Id, NodeState, NodeType, Power, Size,
+    Health, Id, NodeState, NodeType, Power, Size,
     clock::Ms,
     id::{Command, Host, Image, Line, Node, Pool, RContract, Rack, Region, Zone},
     words,
@@ -16,6 +17,7 @@ use yiqiu_base::{
 pub use contract::{By, Change, Entry, LineThen, Term};
 pub use host::{Area, DriverStatus, HostChange, HostModel, HostState, Limit, OVERCOMMIT_MOST, Overcommit};
 pub use label::{LABELS_MOST, Labels, Selector, features_check, labels_changed};
+pub use runtime::{HealthCheck, Mount, Runtime, StopSignal, check_grace};
 
 /// A place of many data centres.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -172,6 +174,9 @@ pub struct NodeSpec {
     pub ports: Vec<Port>,
     /// How much of the host it gets.
     pub size: Size,
+    /// How it runs.
+    #[serde(default, skip_serializing_if = "Runtime::is_default")]
+    pub runtime: Runtime,
 }
 
 /// One thing that a contract asks for: a node of a given size on a given host.
@@ -273,6 +278,10 @@ pub struct NodeModel {
     pub power: Power,
     /// Grows with each power request: a power-on is carried out once per generation.
     pub generation: i64,
+    /// The newest power-on is a reboot: what runs is stopped first.
+    pub reboot: bool,
+    /// How long the newest wish lets it take to stop, in milliseconds; `None`: as its spec says.
+    pub grace_ms: Option<i64>,
     /// Seen.
     pub state: NodeState,
     /// The newest generation that the host carried out.
@@ -283,6 +292,8 @@ pub struct NodeModel {
     pub detail: String,
     /// Ports as published.
     pub ports: Vec<Port>,
+    /// What its health command says.
+    pub health: Health,
     /// Its contract is being released.
     pub removed: bool,
     /// It is powered on when its contract starts, or is renewed after its end.
@@ -310,6 +321,8 @@ pub struct Report {
     pub detail: String,
     /// Ports as published.
     pub ports: Vec<Port>,
+    /// What its health command says.
+    pub health: Health,
 }
 
 /// Cumulative counters of one boot of a node.
@@ -358,13 +371,42 @@ pub struct Sample {
     pub counters: Counters,
 }
 
+/// What may be wished of a node's power.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wish {
+    /// On or off.
+    pub power: Power,
+    /// With power on: stop it first if it runs.
+    pub reboot: bool,
+    /// How long it may take to stop, in milliseconds; `None`: as its spec says.
+    pub grace_ms: Option<i64>,
+}
+
+impl From<Power> for Wish {
+    fn from(power: Power) -> Self {
+        Self { power, reboot: false, grace_ms: None }
+    }
+}
+
+impl Wish {
+    /// Stop what runs, then start: once.
+    pub fn reboot(grace_ms: Option<i64>) -> Self {
+        Self { power: Power::On, reboot: true, grace_ms }
+    }
+
+    /// As it is kept under its command id.
+    pub fn word(self) -> &'static str {
+        if self.reboot { "reboot" } else { self.power.as_str() }
+    }
+}
+
 /// A request for a power state.
 #[derive(Debug, Clone)]
 pub struct PowerRequest {
     /// Which node.
     pub node_id: Id<Node>,
     /// What is wished.
-    pub power: Power,
+    pub wish: Wish,
     /// Once and no more under this id.
     pub command: Option<Id<Command>>,
     /// The generation that the caller has seen.

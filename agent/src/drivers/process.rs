@@ -20,6 +20,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use yiqiu_base::{Id, NodeType, Size};
+use yiqiu_proto::common::Runtime;
 
 use super::supervisor::{ARGUMENT, ExitFile, MakeFile, RunFile, end_group, read_json, write_json};
 use crate::{
@@ -81,10 +82,13 @@ impl ProcessDriver {
         let detail = match exit {
             Some(ExitFile { why: Some(why), .. }) => why,
             Some(ExitFile { code: Some(code), .. }) => format!("exited with code {code}"),
-            Some(ExitFile { signal: Some(signal), .. }) => format!("it was killed by signal {signal}"),
+            Some(ExitFile { signal: Some(signal), .. }) => match Signal::try_from(signal) {
+                Ok(signal) => format!("it was ended by {signal}"),
+                Err(_) => format!("it was ended by signal {signal}"),
+            },
             Some(_) | None => "it ended while nothing minded it: the machine or its supervisor was ended".to_owned(),
         };
-        Seen { presence: Presence::Idle, run: run.run, detail, ports: Vec::new() }
+        Seen { presence: Presence::Idle, run: run.run, detail, ..Seen::default() }
     }
 
     /// Ends everything in a node's group.
@@ -131,7 +135,8 @@ impl Driver for ProcessDriver {
             return Status::missing("this kernel shows no control groups: mount them at /sys/fs/cgroup");
         };
         match groups.writable() {
-            Ok(()) => Status::ready(Size::ZERO, OVERHEAD_NODE),
+            Ok(()) => Status::ready(Size::ZERO, OVERHEAD_NODE)
+                .but("disk space and disk operations are booked, not enforced: a process uses the disk of the host"),
             Err(error) => Status::missing(format!("control groups cannot be made ({error}): run the agent as root")),
         }
     }
@@ -179,13 +184,25 @@ impl Driver for ProcessDriver {
                 "a process uses the ports of the host itself: leave ports out, and have the command listen".to_owned(),
             ));
         }
-        let size = spec.size.map(Size::from).unwrap_or_default();
-        let limits = Limits { cpu_millicores: size.cpu_millicores, memory_bytes: size.memory_bytes };
+        let Runtime { pids: _, read_only_root, mounts, stop_signal, stop_grace_ms: _, health } =
+            spec.runtime.clone().unwrap_or_default();
+        if read_only_root || !mounts.is_empty() {
+            return Err(DriverError::Refused(
+                "a process uses the file system of the host itself: leave mounts and a read-only root out".to_owned(),
+            ));
+        }
+        if health.is_some() {
+            return Err(DriverError::Refused(
+                "the process driver runs no health commands: leave the health check out".to_owned(),
+            ));
+        }
+        let limits = Limits::of(spec);
         self.groups()?.make(*node, limits).map_err(failed("its control group cannot be made"))?;
         let folder = self.of(*node);
         std::fs::create_dir_all(&folder).map_err(failed("its folder cannot be made"))?;
         let environment = spec.environment.iter().map(|e| (e.name.clone(), e.value.clone())).collect();
-        let make = MakeFile { node: *node, command: spec.command.clone(), environment };
+        let (command, memory_bytes) = (spec.command.clone(), limits.memory_bytes);
+        let make = MakeFile { node: *node, command, environment, stop_signal, memory_bytes };
         write_json(&folder.join("make.json"), &make).map_err(failed("its folder cannot be written"))
     }
 
@@ -252,7 +269,9 @@ impl Driver for ProcessDriver {
         let run = read_json::<RunFile>(&self.of(node).join("run.json"));
         let leader = run.as_ref().and_then(RunFile::living_leader);
         if let Some(leader) = leader {
-            let _ = killpg(Pid::from_raw(leader), Signal::SIGTERM); // it may have ended just now
+            let make = read_json::<MakeFile>(&self.of(node).join("make.json"));
+            let signal = make.map_or(Signal::SIGTERM, |make| make.stop_signal());
+            let _ = killpg(Pid::from_raw(leader), signal); // it may have ended just now
             let deadline = Instant::now() + grace;
             while Instant::now() < deadline && !self.pids(node).is_empty() {
                 sleep(LOOK_EVERY).await;

@@ -88,8 +88,14 @@ impl SimNode {
         self.advance();
         let run = if self.runs == 0 { String::new() } else { self.runs.to_string() };
         match self.running {
-            Some(_) => Seen { presence: Presence::Running, run, detail: String::new(), ports: self.ports.clone() },
-            None => Seen { presence: Presence::Idle, run, detail: self.ended.to_owned(), ports: Vec::new() },
+            Some(_) => Seen {
+                presence: Presence::Running,
+                run,
+                detail: String::new(),
+                ports: self.ports.clone(),
+                ..Seen::default()
+            },
+            None => Seen { presence: Presence::Idle, run, detail: self.ended.to_owned(), ..Seen::default() },
         }
     }
 }
@@ -116,6 +122,17 @@ impl SimHost {
             *dies = Some(Instant::now());
         }
         world.tell(node);
+    }
+
+    /// Restarts it: nothing runs any more. Its agent, which went down with it, is told another boot id.
+    pub fn restart(&self) {
+        for node in self.world().nodes.values_mut() {
+            node.advance();
+            if let Some((since, _)) = node.running.take() {
+                node.before += since.elapsed();
+                node.ended = "exited with code 255 (simulated)";
+            }
+        }
     }
 
     /// Has the driver answer from now on, or not: its nodes go on either way.

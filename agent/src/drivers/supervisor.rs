@@ -21,6 +21,8 @@ use nix::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use yiqiu_base::size;
+
 use crate::{cgroup::Cgroups, driver::NodeId, files::write_private};
 
 /// The argument that turns a binary into a supervisor.
@@ -34,6 +36,18 @@ pub(crate) struct MakeFile {
     pub(crate) node: NodeId,
     pub(crate) command: Vec<String>,
     pub(crate) environment: Vec<(String, String)>,
+    /// Such as `quit`; empty: SIGTERM.
+    #[serde(default)]
+    pub(crate) stop_signal: String,
+    #[serde(default)]
+    pub(crate) memory_bytes: i64,
+}
+
+impl MakeFile {
+    /// How it is asked to end.
+    pub(crate) fn stop_signal(&self) -> Signal {
+        format!("SIG{}", self.stop_signal.to_ascii_uppercase()).parse().unwrap_or(Signal::SIGTERM)
+    }
 }
 
 /// A run that was started, or is about to be.
@@ -80,7 +94,7 @@ pub(crate) struct ExitFile {
     pub(crate) run: String,
     pub(crate) code: Option<i32>,
     pub(crate) signal: Option<i32>,
-    /// In words, where the agent ended it before the supervisor could tell.
+    /// In words, where code and signal do not tell.
     #[serde(default)]
     pub(crate) why: Option<String>,
 }
@@ -139,6 +153,7 @@ fn supervise(folder: &Path, run: &str) -> anyhow::Result<()> {
     let me = std::process::id();
     let myself = Process::of(i32::try_from(me)?).context("/proc does not know this process")?;
     let run_file = folder.join("run.json");
+    let oom_kills = cgroups.oom_kills(make.node);
     let home = own_groups(&cgroups, make.node);
     // The command is born in the group; the supervisor leaves it again, so that neither counts the other.
     for at in cgroups.folders(make.node) {
@@ -189,10 +204,13 @@ fn supervise(folder: &Path, run: &str) -> anyhow::Result<()> {
         }
     });
     let status = child.wait()?;
+    let short = cgroups.oom_kills(make.node) > oom_kills && status.signal() == Some(Signal::SIGKILL as i32);
     end_group(&cgroups, make.node, Some(i32::try_from(child.id())?));
+    let why =
+        short.then(|| format!("it was killed for using more memory than its {}", size::bytes_shown(make.memory_bytes)));
     write_json(
         &folder.join("exit.json"),
-        &ExitFile { run: run.to_owned(), code: status.code(), signal: status.signal(), why: None },
+        &ExitFile { run: run.to_owned(), code: status.code(), signal: status.signal(), why },
     )?;
     Ok(())
 }

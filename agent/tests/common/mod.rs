@@ -49,6 +49,8 @@ pub struct Inner {
     pub fetches: u64,
     /// Bytes after which a fetch breaks off, once.
     pub break_fetch_after: Option<usize>,
+    /// Fetches send half of the image and then nothing.
+    pub hold_fetches: bool,
     sessions: Vec<mpsc::UnboundedSender<Result<ServerMessage, Status>>>,
 }
 
@@ -70,6 +72,7 @@ impl Server {
             images: HashMap::new(),
             fetches: 0,
             break_fetch_after: None,
+            hold_fetches: false,
             sessions: Vec::new(),
         })))
     }
@@ -248,6 +251,11 @@ impl Agents for Server {
             inner.images.get(&image_id).cloned().ok_or_else(|| to_status(Problem::not_found("image", &image_id)))?;
         let rest = image[usize::try_from(offset).unwrap()..].to_vec();
         let broken = inner.break_fetch_after.take();
+        if inner.hold_fetches {
+            let half = ImageChunk { data: rest[..rest.len() / 2].to_vec() };
+            let held = futures::StreamExt::chain(tokio_stream::iter([Ok(half)]), futures::stream::pending());
+            return Ok(Response::new(Box::pin(held)));
+        }
         let mut chunks: Vec<Result<ImageChunk, Status>> = Vec::new();
         for chunk in rest[..broken.unwrap_or(rest.len()).min(rest.len())].chunks(64 << 10) {
             chunks.push(Ok(ImageChunk { data: chunk.to_vec() }));

@@ -209,6 +209,7 @@ impl Inner {
             }
             host.free = Some(free.minus(cost).into());
             nodes.push(wire::Node {
+                health: 0,
                 id: Id::<yiqiu_base::id::Node>::new().to_string(),
                 line_id: line.id.clone(),
                 rcontract_id: message.id.clone(),

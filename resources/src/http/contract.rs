@@ -16,7 +16,7 @@ use yiqiu_base::{
 
 use super::view::ContractView;
 use crate::{
-    model::{ContractModel, Entry, Port, Variable},
+    model::{ContractModel, Entry, Port, Runtime, Variable},
     service::{ContractRequest, LineRequest, Service},
 };
 
@@ -82,6 +82,9 @@ pub(super) struct NewLine {
     ports: Vec<Port>,
     /// How much of the host; left out: the whole of a host cut as `bm`.
     size: Option<Size>,
+    /// How it runs: limits, mounts, how it is stopped, how it is told to be well.
+    #[serde(default)]
+    runtime: Runtime,
     /// `on` (if left out) or `off`.
     power: Option<Power>,
 }
@@ -141,8 +144,8 @@ impl From<NewContract> for ContractRequest {
 
 impl From<NewLine> for LineRequest {
     fn from(line: NewLine) -> Self {
-        let NewLine { id, name, host, node_type, image, command, environment, ports, size, power } = line;
-        Self { id, name, host, node_type, image, command, environment, ports, size, power }
+        let NewLine { id, name, host, node_type, image, command, environment, ports, size, runtime, power } = line;
+        Self { id, name, host, node_type, image, command, environment, ports, size, runtime, power }
     }
 }
 

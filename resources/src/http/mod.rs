@@ -42,6 +42,7 @@ pub fn router(service: Service) -> OpenApiRouter {
         .routes(routes!(node::list))
         .routes(routes!(node::get))
         .routes(routes!(node::power))
+        .routes(routes!(node::reboot))
         .routes(routes!(events))
         .routes(routes!(books))
         .with_state(service)

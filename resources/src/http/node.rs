@@ -15,7 +15,7 @@ use yiqiu_base::{
 };
 
 use super::view::NodeView;
-use crate::service::Service;
+use crate::{model::Wish, service::Service};
 
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -24,6 +24,17 @@ pub(super) struct PowerWish {
     power: Power,
     /// Minted by the caller: the same id again changes nothing. An `Idempotency-Key` serves as well.
     command_id: Option<Id<Command>>,
+    /// With `off`: milliseconds it may take to end before it is killed, at most 600000; left out: as its runtime says.
+    grace_ms: Option<i64>,
+}
+
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RebootWish {
+    /// Minted by the caller: the same id again changes nothing. An `Idempotency-Key` serves as well.
+    command_id: Option<Id<Command>>,
+    /// Milliseconds it may take to end before it is killed, at most 600000; left out: as its runtime says.
+    grace_ms: Option<i64>,
 }
 
 /// Which nodes to list.
@@ -78,8 +89,31 @@ pub(super) async fn power(
     Body(wish): Body<PowerWish>,
 ) -> Result<Tagged<NodeView>, Problem> {
     let id = Id::<Node>::parse(&node)?;
-    let command = wish.command_id.or_else(|| key.0.map(|key| command_of(&who, id, &key)));
-    let node = service.node_power(&who, id, wish.power, command, seen.map(|s| s.0)).await?;
+    let PowerWish { power, command_id, grace_ms } = wish;
+    let command = command_id.or_else(|| key.0.map(|key| command_of(&who, id, &key)));
+    let wish = Wish { grace_ms, ..power.into() };
+    let node = service.node_power(&who, id, wish, command, seen.map(|s| s.0)).await?;
+    Ok(Tagged(StatusCode::ACCEPTED, node.generation, node.into()))
+}
+
+/// Start a node again
+///
+/// It is stopped if it runs, and started: once for each request. A node that is wished off is refused.
+#[utoipa::path(post, path = "/v1/nodes/{node}/reboot", tag = "resources", request_body = RebootWish,
+    params(("node", description = "id"), ("If-Match" = Option<String>, Header, description = "generation")),
+    responses((status = 202, body = NodeView), (status = "4XX", body = Problem)))]
+pub(super) async fn reboot(
+    State(service): State<Service>,
+    who: Principal,
+    Path(node): Path<String>,
+    seen: Option<IfMatch>,
+    key: IdempotencyKey,
+    Body(wish): Body<RebootWish>,
+) -> Result<Tagged<NodeView>, Problem> {
+    let id = Id::<Node>::parse(&node)?;
+    let RebootWish { command_id, grace_ms } = wish;
+    let command = command_id.or_else(|| key.0.map(|key| command_of(&who, id, &key)));
+    let node = service.node_power(&who, id, Wish::reboot(grace_ms), command, seen.map(|s| s.0)).await?;
     Ok(Tagged(StatusCode::ACCEPTED, node.generation, node.into()))
 }
 

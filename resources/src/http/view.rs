@@ -3,7 +3,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 use yiqiu_base::{
-    Id, NodeState, NodeType, Power, Size,
+    Health, Id, NodeState, NodeType, Power, Size,
     id::{Host, Line, Node, RContract},
 };
 
@@ -176,6 +176,8 @@ pub(super) struct NodeView {
     detail: String,
     /// Ports as published.
     ports: Vec<Port>,
+    /// What its health command says; `none` without one, and while it does not run.
+    health: Health,
     /// Its contract is being released.
     removed: bool,
     /// It is powered on when its contract starts, or is renewed after its end.
@@ -199,11 +201,14 @@ impl From<NodeModel> for NodeView {
             spec,
             power,
             generation,
+            reboot: _,
+            grace_ms: _,
             state,
             carried,
             boot,
             detail,
             ports,
+            health,
             removed,
             resumes,
             revision: _,
@@ -228,6 +233,7 @@ impl From<NodeModel> for NodeView {
             boot,
             detail,
             ports,
+            health,
             removed,
             resumes,
             changed_ms,

@@ -1,8 +1,8 @@
 use proptest::prelude::*;
-use yiqiu_base::id::Node;
+use yiqiu_base::{Health, id::Node};
 
 use super::*;
-use crate::model::{Area, DriverStatus, HostChange, Limit, NewLine, NodeSpec, Overcommit};
+use crate::model::{Area, DriverStatus, HostChange, Limit, NewLine, NodeSpec, Overcommit, Runtime};
 
 fn size(cpu: i64, memory: i64) -> Size {
     Size { cpu_millicores: cpu, memory_bytes: memory, ..Size::ZERO }
@@ -31,6 +31,7 @@ fn host(node_type: NodeType, capacity: Size) -> HostModel {
             missing: String::new(),
             overhead_fixed: size(100, 100),
             overhead_per_node: size(10, 10),
+            unbound: String::new(),
         }],
         last_seen_ms: 0,
         generation: 1,
@@ -51,6 +52,7 @@ fn contract(lines: &[(Id<Host>, Size)]) -> NewContract {
             environment: Vec::new(),
             ports: Vec::new(),
             size: *size,
+            runtime: Runtime::default(),
         },
         power: Power::On,
     };
@@ -211,11 +213,14 @@ fn node(state: NodeState, removed: bool) -> NodeModel {
         spec: contract(&[(Id::new(), size(1, 1))]).lines.remove(0).spec,
         power: Power::On,
         generation: 2,
+        reboot: false,
+        grace_ms: None,
         state,
         carried: 1,
         boot: 1,
         detail: String::new(),
         ports: Vec::new(),
+        health: Health::None,
         removed,
         resumes: false,
         revision: 1,
@@ -237,6 +242,7 @@ fn every_report_about_every_state() {
                     boot: 1,
                     detail: String::new(),
                     ports: Vec::new(),
+                    health: Health::None,
                 };
                 let was = matches!(before, NodeState::Running | NodeState::Stopping);
                 let is = matches!(after, NodeState::Running | NodeState::Stopping);

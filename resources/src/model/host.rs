@@ -193,6 +193,9 @@ pub struct DriverStatus {
     pub overhead_fixed: Size,
     /// What each node costs beside its own size.
     pub overhead_per_node: Size,
+    /// Which parts of a size are booked here and not enforced; empty when all are.
+    #[serde(default)]
+    pub unbound: String,
 }
 
 /// A physical machine.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tonic::{Request, Response, Status};
-use yiqiu_base::{Id, Problem, http::Paging};
+use yiqiu_base::{Id, Power, Problem, http::Paging};
 use yiqiu_proto::{
     call::Callee,
     common::{EventsRequest, EventsResponse},
@@ -16,7 +16,10 @@ use yiqiu_proto::{
 };
 
 use super::wire;
-use crate::service::{ContractRequest, Service};
+use crate::{
+    model::Wish,
+    service::{ContractRequest, Service},
+};
 
 /// The server of the tier's own interface.
 pub fn server(service: Service, callee: Callee) -> ResourcesServer<impl Resources> {
@@ -99,13 +102,17 @@ impl Resources for Rpc {
             .serve(request, async |who, message: SetNodePowerRequest| {
                 let power = wire::power_from(message.power())?
                     .ok_or_else(|| Problem::invalid("the message has no power state"))?;
-                let SetNodePowerRequest { node_id, power: _, command_id, if_generation } = message;
+                let SetNodePowerRequest { node_id, power: _, command_id, if_generation, reboot, grace_ms } = message;
+                if reboot && power != Power::On {
+                    return Err(Problem::invalid("a reboot ends with power on"));
+                }
+                let wish = Wish { power, reboot, grace_ms: grace_ms.map(i64::from) };
                 let command = match command_id.as_str() {
                     "" => None,
                     id => Some(Id::parse(id)?),
                 };
                 let seen = Some(if_generation).filter(|g| *g > 0);
-                let node = self.service.node_power(&who, Id::parse(&node_id)?, power, command, seen).await?;
+                let node = self.service.node_power(&who, Id::parse(&node_id)?, wish, command, seen).await?;
                 Ok(wire::node(node))
             })
             .await

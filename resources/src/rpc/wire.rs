@@ -1,12 +1,12 @@
 //! Between models and messages. Every field is named, so that a new one breaks here.
 
-use yiqiu_base::{Id, NodeState, NodeType, Power, Problem, Size};
+use yiqiu_base::{Health, Id, NodeState, NodeType, Power, Problem, Size};
 use yiqiu_proto::{agent, common, resources as wire};
 
 use crate::{
     model::{
-        ContractModel, Counters, DriverStatus, HostModel, ImageModel, NodeModel, NodeSpec, Port, Report, Sample,
-        Variable, features_check,
+        ContractModel, Counters, DriverStatus, HealthCheck, HostModel, ImageModel, Mount, NodeModel, NodeSpec, Port,
+        Report, Runtime, Sample, StopSignal, Variable, features_check,
     },
     service::{LineRequest, host::Places},
     store::HostFacts,
@@ -25,7 +25,7 @@ fn port_from(port: common::PortMapping) -> Result<Port, Problem> {
 }
 
 pub(super) fn spec(spec: NodeSpec) -> common::NodeSpec {
-    let NodeSpec { image_id, image_sha256, command, environment, ports, size } = spec;
+    let NodeSpec { image_id, image_sha256, command, environment, ports, size, runtime: how } = spec;
     let environment =
         environment.into_iter().map(|Variable { name, value }| common::EnvironmentVariable { name, value }).collect();
     common::NodeSpec {
@@ -35,7 +35,61 @@ pub(super) fn spec(spec: NodeSpec) -> common::NodeSpec {
         environment,
         ports: ports.into_iter().map(port).collect(),
         size: Some(size.into()),
+        runtime: Some(runtime(how)),
     }
+}
+
+/// Bounded by [`Runtime::check`]: no number is cut.
+fn clipped<N: TryInto<u32>>(n: N) -> u32 {
+    n.try_into().unwrap_or(u32::MAX)
+}
+
+fn runtime(runtime: Runtime) -> common::Runtime {
+    let Runtime { pids, read_only_root, mounts, stop_signal, stop_grace_ms, health } = runtime;
+    let mount = |mount| match mount {
+        Mount::Volume { name, path, read_only } => common::Mount { path, volume: name, size_bytes: 0, read_only },
+        Mount::Tmpfs { path, size_bytes } => {
+            common::Mount { path, volume: String::new(), size_bytes, read_only: false }
+        }
+    };
+    let check = |HealthCheck { command, interval_ms, timeout_ms, retries, start_ms }| common::HealthCheck {
+        command,
+        interval_ms: clipped(interval_ms),
+        timeout_ms: clipped(timeout_ms),
+        retries: clipped(retries),
+        start_ms: clipped(start_ms),
+    };
+    common::Runtime {
+        pids: pids.unwrap_or_default(),
+        read_only_root,
+        mounts: mounts.into_iter().map(mount).collect(),
+        stop_signal: stop_signal.map(|s| s.as_str().to_owned()).unwrap_or_default(),
+        stop_grace_ms: stop_grace_ms.map(clipped),
+        health: health.map(check),
+    }
+}
+
+fn runtime_from(runtime: common::Runtime) -> Result<Runtime, Problem> {
+    let common::Runtime { pids, read_only_root, mounts, stop_signal, stop_grace_ms, health } = runtime;
+    let mount = |common::Mount { path, volume, size_bytes, read_only }| match volume.is_empty() {
+        false => Mount::Volume { name: volume, path, read_only },
+        true => Mount::Tmpfs { path, size_bytes },
+    };
+    let check = |common::HealthCheck { command, interval_ms, timeout_ms, retries, start_ms }| HealthCheck {
+        command,
+        interval_ms: interval_ms.into(),
+        timeout_ms: timeout_ms.into(),
+        retries: retries.into(),
+        start_ms: start_ms.into(),
+    };
+    Ok(Runtime {
+        pids: Some(pids).filter(|p| *p != 0),
+        read_only_root,
+        mounts: mounts.into_iter().map(mount).collect(),
+        stop_signal: Some(stop_signal).filter(|s| !s.is_empty()).map(|s| StopSignal::parse(&s)).transpose()?,
+        stop_grace_ms: stop_grace_ms.map(i64::from),
+        health: health.map(check),
+    })
 }
 
 pub(super) fn node(node: NodeModel) -> wire::Node {
@@ -52,11 +106,14 @@ pub(super) fn node(node: NodeModel) -> wire::Node {
         spec: of,
         power,
         generation,
+        reboot: _,
+        grace_ms: _,
         state,
         carried,
         boot: _,
         detail,
         ports,
+        health,
         removed: _,
         resumes: _,
         revision: _,
@@ -79,6 +136,7 @@ pub(super) fn node(node: NodeModel) -> wire::Node {
         detail,
         ports: ports.into_iter().map(port).collect(),
         host_state: host_state.as_str().to_owned(),
+        health: common::Health::from(health).into(),
     }
 }
 
@@ -143,7 +201,8 @@ pub(super) fn line(line: wire::Line) -> Result<LineRequest, Problem> {
         node_type => Some(NodeType::try_from(node_type)?),
     };
     let wire::Line { id, name, host_id, spec, power: _, node_type: _ } = line;
-    let common::NodeSpec { image_id, image_sha256: _, command, environment, ports, size } = spec.unwrap_or_default();
+    let common::NodeSpec { image_id, image_sha256: _, command, environment, ports, size, runtime } =
+        spec.unwrap_or_default();
     Ok(LineRequest {
         id: Some(Id::parse(&id)?),
         name,
@@ -157,6 +216,7 @@ pub(super) fn line(line: wire::Line) -> Result<LineRequest, Problem> {
             .collect(),
         ports: ports.into_iter().map(port_from).collect::<Result<_, _>>()?,
         size: size.map(Size::from),
+        runtime: runtime_from(runtime.unwrap_or_default())?,
         power,
     })
 }
@@ -185,26 +245,28 @@ pub(super) fn facts(facts: agent::Facts) -> Result<HostFacts, Problem> {
 
 fn driver(driver: agent::DriverStatus) -> Result<DriverStatus, Problem> {
     let node_type = NodeType::try_from(driver.node_type())?;
-    let agent::DriverStatus { node_type: _, name, ready, missing, overhead_fixed, overhead_per_node } = driver;
+    let agent::DriverStatus { node_type: _, name, ready, missing, overhead_fixed, overhead_per_node, unbound } = driver;
     let size = |size: Option<common::Size>| {
         let size = size.map(Size::from).unwrap_or_default();
         let bounded = size.within(Size::ZERO.zip(Size::ZERO, |_, _| yiqiu_base::size::MOST)) && Size::ZERO.within(size);
         bounded.then_some(size).ok_or_else(|| Problem::invalid("the overhead of a driver is not negative"))
     };
-    let missing = missing.chars().filter(|c| !c.is_control()).take(300).collect();
+    let line = |text: String| text.chars().filter(|c| !c.is_control()).take(300).collect();
     Ok(DriverStatus {
         node_type,
         name: yiqiu_base::name::shown(&name),
         ready,
-        missing,
+        missing: line(missing),
         overhead_fixed: size(overhead_fixed)?,
         overhead_per_node: size(overhead_per_node)?,
+        unbound: line(unbound),
     })
 }
 
 pub(super) fn report(report: agent::NodeReport) -> Result<Report, Problem> {
-    let state = NodeState::try_from(report.state())?;
-    let agent::NodeReport { node_id, state: _, generation, boot, detail, ports, at_ms: _, revision: _ } = report;
+    let (state, health) = (NodeState::try_from(report.state())?, Health::from(report.health()));
+    let agent::NodeReport { node_id, state: _, generation, boot, detail, ports, at_ms: _, revision: _, health: _ } =
+        report;
     Ok(Report {
         node_id: Id::parse(&node_id)?,
         state,
@@ -212,6 +274,7 @@ pub(super) fn report(report: agent::NodeReport) -> Result<Report, Problem> {
         boot,
         detail: detail.chars().map(|c| if c.is_control() { ' ' } else { c }).take(500).collect(),
         ports: ports.into_iter().take(64).map(port_from).collect::<Result<_, _>>()?,
+        health,
     })
 }
 
@@ -234,6 +297,7 @@ pub(super) fn sample(sample: agent::Sample) -> Result<Sample, Problem> {
 
 /// What one node should be, as its agent is told.
 pub(super) fn assignment(node: NodeModel, stop_grace_ms: u32) -> agent::Assignment {
+    let grace_ms = node.grace_ms.or(node.spec.runtime.stop_grace_ms);
     agent::Assignment {
         node_id: node.id.to_string(),
         name: node.name,
@@ -244,7 +308,8 @@ pub(super) fn assignment(node: NodeModel, stop_grace_ms: u32) -> agent::Assignme
         carried: node.carried,
         removed: node.removed,
         revision: node.revision,
-        stop_grace_ms,
+        stop_grace_ms: grace_ms.map_or(stop_grace_ms, clipped),
+        reboot: node.reboot,
         request_id: node.request_id,
         boot: node.boot,
     }

@@ -17,7 +17,7 @@ use yiqiu_base::{
 use super::{Service, scope};
 use crate::{
     lifecycle::{largest_node, term, whole_hosts_are_for_ops},
-    model::{By, ContractModel, NewContract, NewLine, NodeModel, NodeSpec, Port, Term, Variable},
+    model::{By, ContractModel, NewContract, NewLine, NodeModel, NodeSpec, Port, Runtime, Term, Variable},
     store::{Admission, Admitted, NodeFilter, Store, contract_of},
 };
 
@@ -45,6 +45,8 @@ pub struct LineRequest {
     pub ports: Vec<Port>,
     /// How much of the host; left out: the whole of a host cut as `bm`.
     pub size: Option<Size>,
+    /// How it runs.
+    pub runtime: Runtime,
     /// Whether it starts at once; `on` if left out.
     pub power: Option<Power>,
 }
@@ -254,6 +256,7 @@ impl Service {
             }
         };
         size.check(&format!("line {}", line.name))?;
+        line.runtime.check(size).map_err(|why| Problem::invalid(format!("line {}: {why}", line.name)))?;
         let image = match &line.image {
             Some(image) => Some(self.image_for_line(who, image).await?),
             None => None,
@@ -274,6 +277,7 @@ impl Service {
                 environment: line.environment.clone(),
                 ports: line.ports.clone(),
                 size,
+                runtime: line.runtime.clone(),
             },
             power,
         })

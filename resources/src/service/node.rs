@@ -8,7 +8,7 @@ use yiqiu_base::{
 
 use super::{Service, scope};
 use crate::{
-    model::{NodeModel, PowerRequest},
+    model::{NodeModel, PowerRequest, Wish, check_grace},
     store::NodeFilter,
 };
 
@@ -34,24 +34,28 @@ impl Service {
         Ok(Page::of(self.store().node_list(&filter, paging).await?, paging, |n| n.id.to_string()))
     }
 
-    /// Wishes for a power state; the same command id again changes nothing. On: carried out once, so that a node that
-    /// dies later stays `failed` until the next wish.
+    /// Wishes for a power state, or for a reboot; the same command id again changes nothing. On: carried out once, so that
+    /// a node that dies later stays `failed` until the next wish.
     pub async fn node_power(
         &self,
         who: &Principal,
         id: Id<Node>,
-        power: Power,
+        wish: impl Into<Wish>,
         command: Option<Id<Command>>,
         if_generation: Option<i64>,
     ) -> Result<NodeModel, Problem> {
+        let wish = wish.into();
         let node = self.node_get(who, id).await?;
-        if power == Power::Hibernated {
+        if let Some(grace) = wish.grace_ms {
+            check_grace(grace).map_err(Problem::invalid)?;
+        }
+        if wish.power == Power::Hibernated {
             return Err(Problem::new(
                 Code::WrongState,
                 format!("node {} cannot hibernate: the driver of its host has no way to keep its memory", node.name),
             ));
         }
-        let request = PowerRequest { node_id: node.id, power, command, if_generation };
+        let request = PowerRequest { node_id: node.id, wish, command, if_generation };
         let node = self.store().node_power(&request, self.now()).await?;
         self.push(std::slice::from_ref(&node));
         Ok(node)

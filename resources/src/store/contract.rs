@@ -194,7 +194,8 @@ pub(super) async fn nodes_removed(
     now: Ms,
 ) -> Result<Vec<NodeModel>, Problem> {
     let text = format!(
-        "UPDATE node SET removed = TRUE, power = 'off', revision = revision + 1, request_id = ?, changed_ms = ? \
+        "UPDATE node SET removed = TRUE, power = 'off', reboot = FALSE, grace_ms = NULL, revision = revision + 1, \
+         request_id = ?, changed_ms = ? \
          WHERE rcontract_id = ? AND NOT removed RETURNING {}",
         NODE.replace("node.", "")
     );

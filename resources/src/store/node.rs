@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use sea_orm::{ConnectionTrait, FromQueryResult, Value};
 use yiqiu_base::{
-    Code, Id, NodeState, Power, Problem, Size,
+    Code, Health, Id, NodeState, Power, Problem, Size,
     clock::Ms,
     database::{Transaction, places, sql, stored},
     http::Paging,
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     lifecycle::{Observed, observe, term::may_run},
-    model::{NodeModel, PowerRequest, Report},
+    model::{NodeModel, PowerRequest, Report, Wish},
 };
 
 /// Which nodes to list.
@@ -110,28 +110,29 @@ impl Store {
             let statement = "INSERT INTO command (id, node_id, power, generation, at_ms) VALUES (?, ?, ?, 0, ?) \
                              ON CONFLICT DO NOTHING";
             let values =
-                [command.to_string().into(), request.node_id.uuid().into(), request.power.as_str().into(), now.into()];
+                [command.to_string().into(), request.node_id.uuid().into(), request.wish.word().into(), now.into()];
             if transaction.execute_raw(sql(backend, statement, values)).await?.rows_affected() == 0 {
                 drop(transaction); // its connection may be the last one
                 return self.node_commanded(request, command.to_string()).await;
             }
         }
-        let (also, mut values): (_, Vec<Value>) = match request.if_generation {
-            Some(_) => (" AND generation = ?", Vec::with_capacity(5)),
-            None => ("", Vec::with_capacity(4)),
-        };
+        let Wish { power, reboot, grace_ms } = request.wish;
+        let on = if reboot { " AND power = 'on'" } else { "" };
+        let also = request.if_generation.map_or("", |_| " AND generation = ?");
         let text = format!(
-            "UPDATE node SET power = ?, resumes = FALSE, revision = revision + 1, request_id = ?, \
+            "UPDATE node SET power = ?, reboot = ?, grace_ms = ?, resumes = FALSE, revision = revision + 1, request_id = ?, \
              generation = (CASE WHEN carried > generation THEN carried ELSE generation END) + 1, \
-             changed_ms = ? WHERE id = ? AND NOT removed{also} RETURNING {}",
+             changed_ms = ? WHERE id = ? AND NOT removed{on}{also} RETURNING {}",
             NODE.replace("node.", "")
         );
-        values.extend([
-            request.power.as_str().into(),
+        let mut values: Vec<Value> = vec![
+            power.as_str().into(),
+            reboot.into(),
+            grace_ms.into(),
             request_id().into(),
             now.into(),
-            Value::from(request.node_id.uuid()),
-        ]);
+            request.node_id.uuid().into(),
+        ];
         values.extend(request.if_generation.map(Value::from));
         let row = NodeRow::find_by_statement(sql(backend, &text, values)).one(&*transaction).await?;
         let Some(row) = row else {
@@ -139,6 +140,10 @@ impl Store {
             let node = self.node_get(request.node_id).await?;
             return Err(match request.if_generation {
                 Some(seen) if seen != node.generation => stale("node", &node.name, seen, node.generation),
+                _ if reboot && !node.removed && node.power != Power::On => Problem::new(
+                    Code::WrongState,
+                    format!("node {} is {}, so it cannot be started again: power it on", node.name, node.power),
+                ),
                 _ => Problem::new(
                     Code::WrongState,
                     format!("node {} is being released: its power cannot change any more", node.name),
@@ -163,7 +168,7 @@ impl Store {
         let row = self.database.read().query_one_raw(sql(self.database.backend(), text, [command.into()])).await?;
         let Some(row) = row else { return Err(Problem::internal("a command was kept and is gone")) };
         let (node, power): (uuid::Uuid, String) = (row.try_get("", "node_id")?, row.try_get("", "power")?);
-        if node != request.node_id.uuid() || power != request.power.as_str() {
+        if node != request.node_id.uuid() || power != request.wish.word() {
             return Err(Problem::new(
                 Code::IdempotencyKeyReused,
                 "this command id was used for another request: mint a new one",
@@ -210,14 +215,15 @@ impl Store {
                     node.state = NodeState::Failed;
                     "its host has no trace of it".clone_into(&mut node.detail);
                     node.ports.clear();
+                    node.health = Health::None;
                 }
                 Observed::Seen { metered_as } => {
                     if let Some(power) = metered_as {
                         segment_switch(&mut transaction, node, power, now).await?;
                     }
-                    let Report { node_id: _, state, generation, boot, detail, ports } = report.clone();
+                    let Report { node_id: _, state, generation, boot, detail, ports, health } = report.clone();
                     (node.state, node.carried, node.boot) = (state, generation, boot);
-                    (node.detail, node.ports) = (detail, ports);
+                    (node.detail, node.ports, node.health) = (detail, ports, health);
                 }
             }
             node.changed_ms = now;
@@ -244,10 +250,12 @@ fn seen(transaction: &mut Transaction, node: &NodeModel) -> Result<(), Problem> 
         node.boot.into(),
         node.detail.as_str().into(),
         serde_json::to_string(&node.ports).map_err(Problem::internal)?.into(),
+        node.health.as_str().into(),
         node.changed_ms.into(),
         node.id.uuid().into(),
     ];
-    let text = "UPDATE node SET state = ?, carried = ?, boot = ?, detail = ?, ports = ?, changed_ms = ? WHERE id = ?";
+    let text = "UPDATE node SET state = ?, carried = ?, boot = ?, detail = ?, ports = ?, health = ?, changed_ms = ? \
+                WHERE id = ?";
     transaction.later([(text.to_owned(), values)]);
     Ok(())
 }
@@ -345,6 +353,7 @@ pub(super) fn emit_changed(transaction: &mut Transaction, node: &NodeModel, now:
         generation: node.generation,
         state: node.state.as_str().to_owned(),
         detail: node.detail.clone(),
+        health: node.health.as_str().to_owned(),
     };
     let mut event = NewEvent::new(now, "node.changed", &node.owner, node.id, &payload);
     if event.request_id.is_empty() {

@@ -199,8 +199,8 @@ impl TryFrom<ContractRow> for ContractModel {
 
 /// The columns of [`NodeRow`].
 pub(super) const NODE: &str = "node.id, node.line_id, node.rcontract_id, node.host_id, node.owner, node.name, \
-    node.spec, node.power, node.generation, node.state, node.carried, node.boot, node.detail, node.ports, \
-    node.removed, node.resumes, node.revision, node.request_id, node.changed_ms, \
+    node.spec, node.power, node.generation, node.reboot, node.grace_ms, node.state, node.carried, \
+    node.boot, node.detail, node.ports, node.health, node.removed, node.resumes, node.revision, node.request_id, node.changed_ms, \
     (SELECT host.name FROM host WHERE host.id = host_id) AS host_name, \
     (SELECT host.state FROM host WHERE host.id = host_id) AS host_state, \
     (SELECT host.node_type FROM host WHERE host.id = host_id) AS node_type";
@@ -216,11 +216,14 @@ pub(super) struct NodeRow {
     spec: String,
     power: String,
     generation: i64,
+    reboot: bool,
+    grace_ms: Option<i64>,
     state: String,
     carried: i64,
     boot: i64,
     detail: String,
     ports: String,
+    health: String,
     removed: bool,
     resumes: bool,
     revision: i64,
@@ -244,11 +247,14 @@ impl TryFrom<NodeRow> for NodeModel {
             spec,
             power,
             generation,
+            reboot,
+            grace_ms,
             state,
             carried,
             boot,
             detail,
             ports,
+            health,
             removed,
             resumes,
             revision,
@@ -268,11 +274,14 @@ impl TryFrom<NodeRow> for NodeModel {
             spec: json(&spec)?,
             power: stored(&power)?,
             generation,
+            reboot,
+            grace_ms,
             state: stored(&state)?,
             carried,
             boot,
             detail,
             ports: json(&ports)?,
+            health: stored(&health)?,
             removed,
             resumes,
             revision,

@@ -138,7 +138,7 @@ async fn nodes_powered(
     now: Ms,
 ) -> Result<Vec<NodeModel>, Problem> {
     let text = format!(
-        "UPDATE node SET {set}, revision = revision + 1, request_id = ?, \
+        "UPDATE node SET {set}, reboot = FALSE, grace_ms = NULL, revision = revision + 1, request_id = ?, \
          generation = (CASE WHEN carried > generation THEN carried ELSE generation END) + 1, changed_ms = ? \
          WHERE rcontract_id = ? AND NOT removed AND {which} RETURNING {}",
         NODE.replace("node.", "")

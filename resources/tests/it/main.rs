@@ -10,5 +10,6 @@ mod meters;
 mod migrations;
 mod outbox;
 mod places;
+mod power;
 mod support;
 mod terms;

@@ -5,12 +5,12 @@ use std::{path::PathBuf, time::Duration};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use yiqiu_base::{
-    Clock, Environment, Id, NodeState, NodeType, Power, Principal, Size, id::Node, principal::Role, reconcile::Loops,
-    secret::Secret, testing::TestDatabase,
+    Clock, Environment, Health, Id, NodeState, NodeType, Power, Principal, Size, id::Node, principal::Role,
+    reconcile::Loops, secret::Secret, testing::TestDatabase,
 };
 use yiqiu_resources::{
     Service, Settings,
-    model::{DriverStatus, HostModel, Limit, NodeModel, Report},
+    model::{DriverStatus, HostModel, Limit, NodeModel, Report, Runtime},
     service::{Connected, Hello, LineRequest, host::HostRequest},
     start,
     store::HostFacts,
@@ -113,6 +113,7 @@ pub(crate) fn facts(node_type: NodeType, capacity: Size) -> HostFacts {
             missing: String::new(),
             overhead_fixed: size(100, 1 << 20),
             overhead_per_node: size(5, 1 << 10),
+            unbound: String::new(),
         }],
         features: std::collections::BTreeMap::from([("arch".to_owned(), "played".to_owned())]),
     }
@@ -154,6 +155,7 @@ pub(crate) fn line(name: &str, host: &HostModel, size: Size) -> LineRequest {
         environment: Vec::new(),
         ports: Vec::new(),
         size: Some(size),
+        runtime: Runtime::default(),
         power: Some(Power::On),
     }
 }
@@ -163,5 +165,5 @@ pub(crate) fn report(node: &NodeModel, state: NodeState) -> Report {
 }
 
 pub(crate) fn report_of(node_id: Id<Node>, state: NodeState, generation: i64, boot: i64) -> Report {
-    Report { node_id, state, generation, boot, detail: String::new(), ports: Vec::new() }
+    Report { node_id, state, generation, boot, detail: String::new(), ports: Vec::new(), health: Health::None }
 }

@@ -14,6 +14,7 @@ pub mod people;
 pub mod place;
 pub mod pool;
 pub mod rcontract;
+pub mod runtime;
 pub mod time;
 pub mod usage;
 pub mod wait;

@@ -1,5 +1,7 @@
 //! `node`: what runs on a host under a contract.
 
+use std::time::Duration;
+
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
@@ -15,6 +17,8 @@ use super::{
     noun::Noun,
     output::{As, Column},
     owned::{self, InProject},
+    runtime::ms,
+    time::parse_span,
     wait::{self, Progress},
 };
 
@@ -48,8 +52,20 @@ pub enum Node {
     },
     /// Starts a node.
     PowerOn(Power),
-    /// Stops a node; its claim stays.
-    PowerOff(Power),
+    /// Stops a node; its claim stays. It is asked to end, and killed after a while.
+    PowerOff(Stop),
+    /// Stops a node if it runs, and starts it: once.
+    Reboot(Stop),
+}
+
+/// Which node, and how long it may take to stop.
+#[derive(Debug, Args)]
+pub struct Stop {
+    #[command(flatten)]
+    power: Power,
+    /// How long it may take to end before it is killed, 0s to 10m; as its contract says if not said.
+    #[arg(long, value_name = "SPAN", value_parser = parse_span)]
+    grace: Option<Duration>,
 }
 
 /// Which node, and whether to wait.
@@ -69,15 +85,27 @@ pub async fn node(session: &Session, verb: Node) -> Outcome {
     match verb {
         Node::List(within) => owned::list(session, &NODE, &[], &within).await,
         Node::Get { node, within } => NODE.get(session, &node_id(session, node, &within).await?).await,
-        Node::PowerOn(power) => power_node(session, power, "on").await,
-        Node::PowerOff(power) => power_node(session, power, "off").await,
+        Node::PowerOn(power) => power_node(session, power, "power", json!({"power": "on"})).await,
+        Node::PowerOff(Stop { power, grace }) => {
+            power_node(session, power, "power", with_grace(json!({"power": "off"}), grace)).await
+        }
+        Node::Reboot(Stop { power, grace }) => power_node(session, power, "reboot", with_grace(json!({}), grace)).await,
     }
 }
 
-async fn power_node(session: &Session, mut ask: Power, power: &str) -> Outcome {
+fn with_grace(mut body: Value, grace: Option<Duration>) -> Value {
+    if let Some(grace) = grace {
+        body["grace_ms"] = json!(ms(grace));
+    }
+    body
+}
+
+async fn power_node(session: &Session, mut ask: Power, verb: &str, mut body: Value) -> Outcome {
     ask.name = node_id(session, ask.name, &ask.within).await?;
     ask.within = InProject::default();
-    set_power(session, &NODE, ask, power).await
+    // Resources knows a repeated request by this, Components by the idempotency key.
+    body["command_id"] = json!(Id::<Command>::new());
+    wish(session, &NODE, ask, verb, body).await
 }
 
 /// The API knows nodes by id: names are unique in their contract only. A name that only one node has is as good.
@@ -97,20 +125,19 @@ async fn node_id(session: &Session, name: String, within: &InProject) -> Outcome
     }
 }
 
-/// Asks for a power state, of a node or of a component; both answer in the same words.
+/// Asks for a power state of a component; it answers in the same words as a node.
 pub async fn set_power(session: &Session, noun: &Noun, ask: Power, power: &str) -> Outcome {
-    let mut body = json!({"power": power});
-    if noun.path == NODE.path {
-        // Resources knows a repeated request by this, Components by the idempotency key.
-        body["command_id"] = json!(Id::<Command>::new());
-    }
+    wish(session, noun, ask, "power", json!({"power": power})).await
+}
+
+async fn wish(session: &Session, noun: &Noun, ask: Power, verb: &str, body: Value) -> Outcome {
     let name = owned::find(session, noun, ask.name.clone(), &ask.within).await?;
-    let asked = session.client.post(noun.tier, &[noun.path, &name, "power"], &[], &body).await?;
+    let asked = session.client.post(noun.tier, &[noun.path, &name, verb], &[], &body).await?;
     if !ask.wait {
         return noun.show(session, &asked);
     }
     let id = id_of(&asked)?;
-    let goal = if power == "on" { "running" } else { "off" };
+    let goal = if body["power"] == "off" { "off" } else { "running" };
     let done = wait::until(session.timeout, || async {
         let seen = noun.fetch(session, &id).await?;
         let state = text(&seen, "state");
@@ -121,7 +148,7 @@ pub async fn set_power(session: &Session, noun: &Noun, ask: Power, power: &str) 
                 _ => true,
             };
         Ok(match state {
-            state if state == goal => Progress::Arrived(seen),
+            state if state == goal && carried => Progress::Arrived(seen),
             "failed" if carried => {
                 Progress::Lost(format!("{} {} failed: {}", noun.word, ask.name, text(&seen, "detail")))
             }

@@ -14,6 +14,7 @@ use super::{
     noun::Noun,
     output::{self, As, Column, Format},
     owned::{self, InProject},
+    runtime::RuntimeArgs,
     time, wait,
     workload::{SizeArgs, WorkloadArgs, read_file},
 };
@@ -120,6 +121,8 @@ pub struct CreateRContract {
     image: Option<String>,
     #[command(flatten)]
     workload: WorkloadArgs,
+    #[command(flatten)]
+    runtime: RuntimeArgs,
     /// Leave the node off.
     #[arg(long)]
     off: bool,
@@ -177,6 +180,7 @@ impl CreateRContract {
             line["image"] = json!(image);
         }
         self.workload.add_to(&mut line);
+        self.runtime.add_to(&mut line);
         Ok(json!({"name": self.name, "lines": [line]}))
     }
 }

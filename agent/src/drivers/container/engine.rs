@@ -27,6 +27,40 @@ pub(super) struct Connected {
     pub(super) init: bool,
     /// Whether groups are plain folders, so that a node can be given one of its own.
     pub(super) cgroupfs: bool,
+    /// Whether the root of a container can be bound to a number of bytes.
+    pub(super) bounds_disk: bool,
+}
+
+impl Connected {
+    /// Which parts of a size are not enforced here.
+    pub(super) fn unbound(&self) -> String {
+        if self.bounds_disk {
+            "disk operations and the disk of volumes are booked, not enforced".to_owned()
+        } else {
+            "disk space and disk operations are booked, not enforced: Docker binds disk space on overlay2 over XFS with \
+             pquota, btrfs or zfs"
+                .to_owned()
+        }
+    }
+}
+
+/// Whether a storage driver binds the space of a container. With overlay2 that needs project quotas of XFS.
+fn bounds_disk(driver: &str, root: &Path, mounts: &str) -> bool {
+    match driver {
+        "btrfs" | "zfs" => true,
+        "overlay2" => {
+            let of = |line: &str| {
+                let mut fields = line.split(' ').skip(1);
+                Some((fields.next()?.to_owned(), fields.next()?.to_owned(), fields.next()?.to_owned()))
+            };
+            // The deepest mount above the folder is its file system; of several at one place the last.
+            let above = mounts.lines().filter_map(of).filter(|(at, ..)| root.starts_with(at));
+            above.max_by_key(|(at, ..)| at.len()).is_some_and(|(_, kind, options)| {
+                kind == "xfs" && options.split(',').any(|option| option == "prjquota" || option == "pquota")
+            })
+        }
+        _ => false,
+    }
 }
 
 impl Engine {
@@ -63,8 +97,11 @@ impl Engine {
             .iter()
             .any(|folder| Path::new(folder).join("docker-init").exists());
         let cgroupfs = info.cgroup_driver == Some(SystemInfoCgroupDriverEnum::CGROUPFS);
-        tracing::debug!(version = info.server_version, init, cgroupfs, "connected to the container engine");
-        Ok(Connected { docker, init, cgroupfs })
+        let (driver, root) = (info.driver.unwrap_or_default(), info.docker_root_dir.unwrap_or_default());
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let bounds_disk = bounds_disk(&driver, Path::new(&root), &mounts);
+        tracing::debug!(version = info.server_version, init, cgroupfs, driver, bounds_disk, "connected to the engine");
+        Ok(Connected { docker, init, cgroupfs, bounds_disk })
     }
 
     /// The engine may be another one when it answers again.
@@ -113,4 +150,24 @@ impl Engine {
 /// Whether the engine answered with this status.
 pub(super) fn is_status(error: &Error, status: u16) -> bool {
     matches!(error, Error::DockerResponseServerError { status_code, .. } if *status_code == status)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disk_is_bound_by_project_quotas_or_not_at_all() {
+        let xfs = "/dev/a / ext4 rw 0 0\n/dev/b /var/lib/docker xfs rw,noatime,prjquota 0 0\n/dev/c /var ext4 rw 0 0\n";
+        for (driver, root, mounts, bounds) in [
+            ("overlay2", "/var/lib/docker", xfs, true),
+            ("overlay2", "/var/lib/other", xfs, false),
+            ("overlay2", "/var/lib/docker", "/dev/b / xfs rw,noquota 0 0\n", false),
+            ("overlay2", "/var/lib/docker", "", false),
+            ("btrfs", "/var/lib/docker", "", true),
+            ("vfs", "/var/lib/docker", xfs, false),
+        ] {
+            assert_eq!(bounds_disk(driver, Path::new(root), mounts), bounds, "{driver} {root} {mounts}");
+        }
+    }
 }

@@ -19,8 +19,8 @@ use bollard::{
     models::{ContainerInspectResponse, ContainerStatsResponse},
     query_parameters::{
         CreateContainerOptions, CreateImageOptions, EventsOptions, InspectContainerOptions, ListContainersOptions,
-        RemoveContainerOptions, RemoveImageOptions, StartContainerOptions, StatsOptions, StopContainerOptions,
-        TagImageOptions,
+        ListVolumesOptions, RemoveContainerOptions, RemoveImageOptions, RemoveVolumeOptions, StartContainerOptions,
+        StatsOptions, StopContainerOptions, TagImageOptions,
     },
 };
 use futures::StreamExt;
@@ -106,6 +106,31 @@ impl ContainerDriver {
         })
     }
 
+    /// The volumes of a node, by their mark: they may outlive its container.
+    async fn volumes(&self, engine: &Connected, node: NodeId) -> Result<Vec<String>, DriverError> {
+        let marks = [(NODE_LABEL, node.to_string()), (HOST_LABEL, self.host.clone())];
+        let marks = marks.map(|(label, value)| format!("{label}={value}")).to_vec();
+        let options = ListVolumesOptions { filters: Some(HashMap::from([("label".to_owned(), marks)])) };
+        let listed = engine.docker.list_volumes(Some(options)).await;
+        let listed = listed.map_err(|error| self.engine.error("its volumes cannot be listed", error))?;
+        Ok(listed.volumes.unwrap_or_default().into_iter().map(|volume| volume.name).collect())
+    }
+
+    /// Removes the volumes of a node, and verifies that.
+    async fn remove_volumes(&self, engine: &Connected, node: NodeId) -> Result<(), DriverError> {
+        for volume in self.volumes(engine, node).await? {
+            match engine.docker.remove_volume(&volume, None::<RemoveVolumeOptions>).await {
+                Ok(()) => {}
+                Err(error) if is_status(&error, 404) => {}
+                Err(error) => return Err(self.engine.error(&format!("the volume {volume} cannot be removed"), error)),
+            }
+        }
+        match self.volumes(engine, node).await?.as_slice() {
+            [] => Ok(()),
+            left => Err(DriverError::Failed(format!("volumes are still there after removal: {}", left.join(", ")))),
+        }
+    }
+
     /// Counters from the engine, where groups cannot be read.
     async fn usage_of_stats(&self, engine: &Connected, node: NodeId) -> Result<Reading, DriverError> {
         let options = StatsOptions { stream: false, one_shot: true };
@@ -131,11 +156,14 @@ impl Driver for ContainerDriver {
 
     async fn status(&self) -> Status {
         let ping = match self.engine.get().await {
-            Ok(engine) => engine.docker.ping().await.map_err(|error| self.engine.error("it does not answer", error)),
+            Ok(engine) => match engine.docker.ping().await {
+                Ok(_) => Ok(engine.unbound()),
+                Err(error) => Err(self.engine.error("it does not answer", error)),
+            },
             Err(error) => Err(error),
         };
         match ping {
-            Ok(_) => Status::ready(OVERHEAD_FIXED, OVERHEAD_NODE),
+            Ok(unbound) => Status::ready(OVERHEAD_FIXED, OVERHEAD_NODE).but(unbound),
             Err(error) => Status::missing(error.detail()),
         }
     }
@@ -151,7 +179,10 @@ impl Driver for ContainerDriver {
             let Some(node) = label.and_then(|l| NodeId::parse(l).ok()) else { continue };
             let state = container.state.map(|s| s.to_string()).unwrap_or_default();
             let known = self.known().get(&node).cloned();
-            let seen = match known.filter(|k| k.state == state && Some(&k.container) == container.id.as_ref()) {
+            let health = shape::listed_health(container.status.as_deref().unwrap_or_default());
+            let same =
+                |k: &Known| k.state == state && k.seen.health == health && Some(&k.container) == container.id.as_ref();
+            let seen = match known.filter(same) {
                 Some(known) => known.seen,
                 None => self.look(&engine, node).await?,
             };
@@ -218,7 +249,7 @@ impl Driver for ContainerDriver {
     async fn create(&self, make: &Make) -> Result<(), DriverError> {
         let engine = self.engine.get().await?;
         let parent = self.groups(&engine).is_some();
-        let body = shape::body(make, &self.host, engine.init, parent)?;
+        let body = shape::body(make, &self.host, &engine, parent)?;
         let options = CreateContainerOptions { name: Some(container_name(make.node)), ..Default::default() };
         match engine.docker.create_container(Some(options), body).await {
             Ok(_) => Ok(()),
@@ -266,6 +297,7 @@ impl Driver for ContainerDriver {
                 return Err(DriverError::Failed("the container is still there after it was removed".to_owned()));
             }
         }
+        self.remove_volumes(&engine, node).await?;
         if let Some(groups) = self.cgroups.clone() {
             let removed = tokio::task::spawn_blocking(move || groups.remove(node)).await;
             let removed = removed.unwrap_or_else(|error| Err(std::io::Error::other(error)));
@@ -293,7 +325,7 @@ impl Driver for ContainerDriver {
 
     fn changes(&self) -> mpsc::UnboundedReceiver<Change> {
         let (changes, receiver) = mpsc::unbounded_channel();
-        let filters = self.filter(&["start", "die", "oom", "destroy", "stop", "pause", "unpause"]);
+        let filters = self.filter(&["start", "die", "oom", "destroy", "stop", "pause", "unpause", "health_status"]);
         tokio::spawn(follow(Arc::clone(&self.engine), Arc::clone(&self.known), filters, changes));
         receiver
     }

@@ -3,15 +3,16 @@
 use std::collections::HashMap;
 
 use bollard::models::{
-    ContainerCreateBody, ContainerInspectResponse, HostConfig, HostConfigLogConfig, PortBinding, RestartPolicy,
+    ContainerCreateBody, ContainerInspectResponse, HealthConfig, HealthStatusEnum, HostConfig, HostConfigLogConfig,
+    Mount as DockerMount, MountTmpfsOptions, MountType, MountVolumeOptions, PortBinding, RestartPolicy,
     RestartPolicyNameEnum,
 };
-use yiqiu_base::{Size, size::bytes_shown};
-use yiqiu_proto::common::{NodeSpec, PortMapping};
+use yiqiu_base::{Health, size::bytes_shown};
+use yiqiu_proto::common::{HealthCheck, Mount, NodeSpec, PortMapping, Runtime};
 
-use super::Known;
+use super::{Known, engine::Connected};
 use crate::{
-    cgroup::{PARENT, PIDS_MOST},
+    cgroup::{Limits, PARENT},
     driver::{DriverError, Make, NodeId, Presence, Seen},
 };
 
@@ -36,18 +37,31 @@ pub(super) fn image_name(sha256: &str) -> String {
     format!("{IMAGES}:{sha256}")
 }
 
+/// The engine's name of a volume of a node.
+fn volume_name(node: NodeId, name: &str) -> String {
+    format!("yiqiu-{node}-{name}")
+}
+
 /// What to create.
-pub(super) fn body(make: &Make, host: &str, init: bool, own_group: bool) -> Result<ContainerCreateBody, DriverError> {
+pub(super) fn body(
+    make: &Make,
+    host: &str,
+    engine: &Connected,
+    own_group: bool,
+) -> Result<ContainerCreateBody, DriverError> {
     let Make { node, name, spec } = make;
-    let NodeSpec { image_id: _, image_sha256, command, environment, ports, size } = spec;
+    let NodeSpec { image_id: _, image_sha256, command, environment, ports, size, runtime } = spec;
+    let Runtime { pids: _, read_only_root, mounts, stop_signal, stop_grace_ms: _, health } =
+        runtime.clone().unwrap_or_default();
     if image_sha256.is_empty() {
         return Err(DriverError::Refused("a container needs an image: name one".to_owned()));
     }
-    let size = size.map(Size::from).unwrap_or_default();
-    if size.memory_bytes < MEMORY_LEAST {
+    let Limits { cpu_millicores, memory_bytes, pids } = Limits::of(spec);
+    let disk_bytes = size.map_or(0, |s| s.disk_bytes);
+    if memory_bytes < MEMORY_LEAST {
         return Err(DriverError::Refused(format!(
             "a container of {} is smaller than Docker makes: ask for at least {}",
-            bytes_shown(size.memory_bytes),
+            bytes_shown(memory_bytes),
             bytes_shown(MEMORY_LEAST)
         )));
     }
@@ -63,14 +77,18 @@ pub(super) fn body(make: &Make, host: &str, init: bool, own_group: bool) -> Resu
     }
     let log = HashMap::from([("max-size".to_owned(), "10m".to_owned()), ("max-file".to_owned(), "2".to_owned())]);
     let host_config = HostConfig {
-        nano_cpus: Some(size.cpu_millicores.saturating_mul(1_000_000)),
-        memory: Some(size.memory_bytes),
-        memory_swap: Some(size.memory_bytes), // together with swap: none
-        pids_limit: Some(PIDS_MOST),
+        nano_cpus: Some(cpu_millicores.saturating_mul(1_000_000)),
+        memory: Some(memory_bytes),
+        memory_swap: Some(memory_bytes), // together with swap: none
+        pids_limit: Some(pids),
+        readonly_rootfs: Some(read_only_root),
+        storage_opt: (engine.bounds_disk && disk_bytes > 0)
+            .then(|| HashMap::from([("size".to_owned(), disk_bytes.to_string())])),
+        mounts: Some(mounts.into_iter().map(|m| mount(*node, host, m)).collect()),
         cgroup_parent: own_group.then(|| format!("/{PARENT}/{node}")),
         port_bindings: Some(bindings.clone()),
         restart_policy: Some(RestartPolicy { name: Some(RestartPolicyNameEnum::NO), maximum_retry_count: None }),
-        init: init.then_some(true),
+        init: engine.init.then_some(true),
         security_opt: Some(vec!["no-new-privileges".to_owned()]),
         cap_drop: Some(DROPPED.map(str::to_owned).to_vec()),
         log_config: Some(HostConfigLogConfig { typ: Some("json-file".to_owned()), config: Some(log) }),
@@ -87,9 +105,57 @@ pub(super) fn body(make: &Make, host: &str, init: bool, own_group: bool) -> Resu
             (HOST_LABEL.to_owned(), host.to_owned()),
             (NAME_LABEL.to_owned(), name.clone()),
         ])),
+        stop_signal: (!stop_signal.is_empty()).then(|| format!("SIG{}", stop_signal.to_ascii_uppercase())),
+        healthcheck: health.map(health_config),
         host_config: Some(host_config),
         ..ContainerCreateBody::default()
     })
+}
+
+/// A volume carries the marks of its node and host, so that it is found when its container is gone.
+fn mount(node: NodeId, host: &str, mount: Mount) -> DockerMount {
+    let Mount { path, volume, size_bytes, read_only } = mount;
+    if volume.is_empty() {
+        let options = MountTmpfsOptions { size_bytes: Some(size_bytes), ..MountTmpfsOptions::default() };
+        return DockerMount {
+            target: Some(path),
+            typ: Some(MountType::TMPFS),
+            tmpfs_options: Some(options),
+            ..DockerMount::default()
+        };
+    }
+    let labels = HashMap::from([(NODE_LABEL.to_owned(), node.to_string()), (HOST_LABEL.to_owned(), host.to_owned())]);
+    DockerMount {
+        target: Some(path),
+        source: Some(volume_name(node, &volume)),
+        typ: Some(MountType::VOLUME),
+        read_only: Some(read_only),
+        volume_options: Some(MountVolumeOptions { labels: Some(labels), ..MountVolumeOptions::default() }),
+        ..DockerMount::default()
+    }
+}
+
+fn health_config(check: HealthCheck) -> HealthConfig {
+    let HealthCheck { command, interval_ms, timeout_ms, retries, start_ms } = check;
+    let ns = |ms: u32| Some(i64::from(ms) * 1_000_000);
+    HealthConfig {
+        test: Some(std::iter::once("CMD".to_owned()).chain(command).collect()),
+        interval: ns(interval_ms),
+        timeout: ns(timeout_ms),
+        retries: Some(retries.into()),
+        start_period: ns(start_ms),
+        ..HealthConfig::default()
+    }
+}
+
+/// The health in the line that a listing has for a container, such as `Up 3 minutes (health: starting)`.
+pub(super) fn listed_health(line: &str) -> Health {
+    match line.rsplit_once('(').map(|(_, health)| health) {
+        Some("healthy)") => Health::Healthy,
+        Some("unhealthy)") => Health::Unhealthy,
+        Some("health: starting)") => Health::Starting,
+        Some(_) | None => Health::None,
+    }
 }
 
 fn is_hostname(name: &str) -> bool {
@@ -99,12 +165,24 @@ fn is_hostname(name: &str) -> bool {
         && !name.ends_with('-')
 }
 
+/// The signal that a code of 128 and more stands for.
+fn signal_of(code: i64) -> Option<nix::sys::signal::Signal> {
+    nix::sys::signal::Signal::try_from(i32::try_from(code - 128).ok().filter(|s| *s > 0)?).ok()
+}
+
 /// What an inspection says.
 pub(super) fn known(container: ContainerInspectResponse) -> Known {
     let state = container.state.unwrap_or_default();
     let status = state.status.map(|s| s.to_string()).unwrap_or_default();
     let running = state.running.unwrap_or(false);
     let run = state.started_at.filter(|t| !t.starts_with("0001-")).unwrap_or_default();
+    let health = state.health.and_then(|h| h.status).filter(|_| running);
+    let health = match health {
+        Some(HealthStatusEnum::STARTING) => Health::Starting,
+        Some(HealthStatusEnum::HEALTHY) => Health::Healthy,
+        Some(HealthStatusEnum::UNHEALTHY) => Health::Unhealthy,
+        Some(HealthStatusEnum::EMPTY | HealthStatusEnum::NONE) | None => Health::None,
+    };
     let memory = container.host_config.as_ref().and_then(|h| h.memory).unwrap_or(0);
     let detail = if running || run.is_empty() {
         String::new()
@@ -117,7 +195,10 @@ pub(super) fn known(container: ContainerInspectResponse) -> Known {
         let code = match code {
             126 => format!("exited with code 126: `{command}`, or what it ran, cannot be executed"),
             127 => format!("exited with code 127: `{command}`, or what it ran, was not found"),
-            code => format!("exited with code {code}"),
+            code => match signal_of(code) {
+                Some(signal) => format!("exited with code {code}: ended by {signal}"),
+                None => format!("exited with code {code}"),
+            },
         };
         match state.error.filter(|e| !e.is_empty()) {
             Some(error) => format!("{code}: {error}"),
@@ -142,6 +223,28 @@ pub(super) fn known(container: ContainerInspectResponse) -> Known {
         container: container.id.unwrap_or_default(),
         state: status,
         pid: state.pid.unwrap_or(0),
-        seen: Seen { presence, run, detail, ports },
+        seen: Seen { presence, run, detail, ports, health },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_the_engine() {
+        for (line, health) in [
+            ("Up 3 minutes (healthy)", Health::Healthy),
+            ("Up 3 minutes (unhealthy)", Health::Unhealthy),
+            ("Up 2 seconds (health: starting)", Health::Starting),
+            ("Up 3 minutes", Health::None),
+            ("Up 3 minutes (Paused)", Health::None),
+            ("Exited (0) 3 minutes ago", Health::None),
+        ] {
+            assert_eq!(listed_health(line), health, "{line}");
+        }
+        assert_eq!(signal_of(137).map(nix::sys::signal::Signal::as_str), Some("SIGKILL"));
+        assert_eq!(signal_of(143).map(nix::sys::signal::Signal::as_str), Some("SIGTERM"));
+        assert!([0, 1, 127, 128, 255, -1, i64::MAX].into_iter().all(|code| signal_of(code).is_none()));
     }
 }
