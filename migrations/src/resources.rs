@@ -94,6 +94,15 @@ fn rentable(dimension: &str) -> ColumnDef {
     column
 }
 
+/// The state of a host as people read it, from what is wished and what is seen; the same as `HostModel::state`.
+fn host_state() -> ColumnDef {
+    let mut column = text("state");
+    let state = "CASE WHEN wish IN ('retired', 'maintenance') THEN wish WHEN seen = 'never' THEN 'joining' \
+                 WHEN seen = 'lost' THEN 'unreachable' WHEN wish = 'draining' THEN 'draining' ELSE 'online' END";
+    column.generated(Expr::cust(state), true);
+    column
+}
+
 fn reference(from: &'static str, column: &'static str, to: &'static str) -> ForeignKeyCreateStatement {
     ForeignKey::create().from(from, column).to(to, "id").to_owned()
 }
@@ -123,7 +132,12 @@ async fn hosts(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
         .col(uuid_null("rack_id"))
         .col(big_integer_null("unit"))
         .col(text_null("node_type"))
-        .col(text("state"))
+        .col(text("wish"))
+        .col(text("wish_by"))
+        .col(text("wish_why"))
+        .col(big_integer("wish_ms"))
+        .col(text("seen"))
+        .col(host_state())
         .col(big_integer("clock_mhz"))
         .col(big_integer("last_seen_ms"));
     for prefix in ["machine", "overcommit", "overhead", "node_overhead", "used"] {
@@ -298,6 +312,7 @@ async fn contracts(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
                 .col(boolean("reboot"))
                 .col(big_integer_null("grace_ms"))
                 .col(boolean("removed"))
+                .col(boolean("drain_stopped").default(false))
                 .col(boolean("resumes"))
                 .col(big_integer("revision"))
                 .col(text("request_id"))

@@ -7,9 +7,9 @@ use std::collections::HashMap;
 
 use yiqiu_base::{Code, Id, NodeState, NodeType, Power, Problem, Size, id::Host, size::Dimension};
 
-pub use host::{host_changed, overcommit_of_cut};
+pub use host::{Turn, agent_refused, host_changed, host_turn, overcommit_of_cut, refuse_retired, seen_after};
 
-use crate::model::{ContractState, Counters, HostModel, HostState, NewContract, NewLine, NodeModel, Report};
+use crate::model::{ContractState, Counters, HostModel, NewContract, NewLine, NodeModel, Report};
 
 /// What a report changes.
 ///
@@ -105,20 +105,6 @@ pub fn settled(power: Power, generation: i64, carried: i64, state: NodeState, re
             | NodeState::Removing
             | NodeState::Gone,
         ) => false,
-    }
-}
-
-/// What a host becomes when its agent connects or is lost.
-///
-/// ```text
-///   joining ──connect──▶ online ◀──connect──  unreachable
-///                           └──────lost──────▶
-/// ```
-pub fn host_after(state: HostState, connected: bool) -> HostState {
-    match (state, connected) {
-        (HostState::Joining | HostState::Online | HostState::Unreachable, true) => HostState::Online,
-        (HostState::Joining, false) => HostState::Joining,
-        (HostState::Online | HostState::Unreachable, false) => HostState::Unreachable,
     }
 }
 

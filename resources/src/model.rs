@@ -15,7 +15,10 @@ use yiqiu_base::{
 };
 
 pub use contract::{By, Change, Entry, LineThen, Term};
-pub use host::{Area, DriverStatus, HostChange, HostModel, HostState, Limit, OVERCOMMIT_MOST, Overcommit};
+pub use host::{
+    Area, DriverStatus, HostChange, HostModel, HostSeen, HostState, HostWish, Limit, OVERCOMMIT_MOST, Overcommit,
+    Wished,
+};
 pub use label::{LABELS_MOST, Labels, Selector, features_check, labels_changed};
 pub use runtime::{HealthCheck, Mount, Runtime, StopSignal, check_grace};
 

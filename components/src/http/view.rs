@@ -249,7 +249,10 @@ fn detailed(host: &str, host_state: &str, state: NodeState, detail: String) -> S
     if matches!(host_state, "" | "online") || state == NodeState::Gone {
         return detail;
     }
-    let hint = format!("host {host} is {host_state}: this is what was last heard of the component");
+    let hint = match host_state {
+        "draining" => format!("host {host} is draining: ops want it empty, so this has to go elsewhere"),
+        _ => format!("host {host} is {host_state}: this is what was last heard of the component"),
+    };
     if detail.is_empty() { hint } else { format!("{hint}; {detail}") }
 }
 

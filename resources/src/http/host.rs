@@ -126,7 +126,7 @@ pub(super) struct HostsQuery {
     descending: bool,
 }
 
-async fn shown(service: &Service, who: &Principal, host: HostModel) -> Result<HostView, Problem> {
+pub(super) async fn shown(service: &Service, who: &Principal, host: HostModel) -> Result<HostView, Problem> {
     let around = service.surroundings(who, &[host.id]).await?;
     Ok(HostView::of(host, &around))
 }

@@ -1,6 +1,7 @@
 //! HTTP/JSON: parse, one call of the service, view.
 
 mod contract;
+mod drain;
 mod host;
 mod image;
 mod node;
@@ -31,6 +32,9 @@ pub fn router(service: Service) -> OpenApiRouter {
         .routes(routes!(host::create, host::list))
         .routes(routes!(host::get, host::change, host::delete))
         .routes(routes!(host::place))
+        .routes(routes!(drain::wish))
+        .routes(routes!(drain::status))
+        .routes(routes!(drain::stop))
         .routes(routes!(host::join_token))
         .routes(routes!(image::create, image::list))
         .routes(routes!(image::get, image::delete))

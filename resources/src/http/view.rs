@@ -9,8 +9,8 @@ use yiqiu_base::{
 
 use crate::{
     model::{
-        Area, ContractModel, DriverStatus, HostModel, HostState, Labels, Limit, NodeModel, NodeSpec, Overcommit,
-        PoolModel, Port,
+        Area, ContractModel, DriverStatus, HostModel, HostSeen, HostState, HostWish, Labels, Limit, NodeModel,
+        NodeSpec, Overcommit, PoolModel, Port, Wished,
     },
     service::host::Surroundings,
     store::{HostLabels, PoolSum},
@@ -35,7 +35,21 @@ pub(super) struct HostView {
     /// What its agent found: never written by anyone.
     features: Labels,
     node_type: Option<NodeType>,
+    /// What is wished and what is seen, in one word.
     state: HostState,
+    /// What ops wish of it.
+    wish: HostWish,
+    /// Who wished that.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    wish_by: String,
+    /// Why.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    wish_why: String,
+    /// Since when.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    wish_since_ms: Option<i64>,
+    /// Whether its agent is connected.
+    connected: bool,
     clock_mhz: i64,
     /// What the machine says it has.
     machine: Size,
@@ -68,14 +82,15 @@ pub(super) struct HostView {
 impl HostView {
     pub(super) fn of(host: HostModel, around: &Surroundings) -> Self {
         let (capacity, rentable, free) = (host.capacity(), host.rentable(), host.free());
-        let refuses = host.refuses();
+        let (state, refuses) = (host.state(), host.refuses());
         let HostModel {
             id,
             name,
             area,
             pool_id,
             node_type,
-            state,
+            wish,
+            seen,
             clock_mhz,
             machine,
             limit,
@@ -91,6 +106,9 @@ impl HostView {
         } = host;
         let place = area.and_then(|Area { rack_id, unit: _ }| around.places.get(&rack_id)).cloned().unwrap_or_default();
         let HostLabels { labels, features } = around.labels.get(&id).cloned().unwrap_or_default();
+        let wished = around.wished.get(&id).cloned();
+        let wish_since_ms = wished.as_ref().map(|wished| wished.since_ms);
+        let Wished { by, why, since_ms: _ } = wished.unwrap_or_default();
         let named = |(name, _): (String, String)| Some(name).filter(|n| !n.is_empty());
         Self {
             id,
@@ -104,6 +122,11 @@ impl HostView {
             features,
             node_type,
             state,
+            wish,
+            wish_by: by,
+            wish_why: why,
+            wish_since_ms,
+            connected: seen == HostSeen::Connected,
             clock_mhz,
             machine,
             limit,

@@ -2,7 +2,9 @@ use proptest::prelude::*;
 use yiqiu_base::{Health, id::Node};
 
 use super::*;
-use crate::model::{Area, DriverStatus, HostChange, Limit, NewLine, NodeSpec, Overcommit, Runtime};
+use crate::model::{
+    Area, DriverStatus, HostChange, HostSeen, HostState, HostWish, Limit, NewLine, NodeSpec, Overcommit, Runtime,
+};
 
 fn size(cpu: i64, memory: i64) -> Size {
     Size { cpu_millicores: cpu, memory_bytes: memory, ..Size::ZERO }
@@ -15,7 +17,8 @@ fn host(node_type: NodeType, capacity: Size) -> HostModel {
         area: Some(Area { rack_id: Id::new(), unit: 1 }),
         pool_id: None,
         node_type: Some(node_type),
-        state: HostState::Online,
+        wish: HostWish::InService,
+        seen: HostSeen::Connected,
         clock_mhz: 2_000,
         machine: capacity,
         limit: Limit::default(),
@@ -95,10 +98,13 @@ fn a_contract_fits_whole_or_not_at_all() {
 fn refusals_have_their_own_codes() {
     let whole = size(1_000, 1_000);
     let cm = host(NodeType::Cm, whole);
-    let cases: [(&str, HostModel, Size, Code); 7] = [
+    let cases: [(&str, HostModel, Size, Code); 10] = [
         ("unplaced", HostModel { area: None, ..cm.clone() }, size(1, 1), Code::WrongState),
-        ("joining", HostModel { state: HostState::Joining, ..cm.clone() }, size(1, 1), Code::WrongState),
-        ("unreachable", HostModel { state: HostState::Unreachable, ..cm.clone() }, size(1, 1), Code::WrongState),
+        ("joining", HostModel { seen: HostSeen::Never, ..cm.clone() }, size(1, 1), Code::WrongState),
+        ("unreachable", HostModel { seen: HostSeen::Lost, ..cm.clone() }, size(1, 1), Code::WrongState),
+        ("draining", HostModel { wish: HostWish::Draining, ..cm.clone() }, size(1, 1), Code::WrongState),
+        ("in maintenance", HostModel { wish: HostWish::Maintenance, ..cm.clone() }, size(1, 1), Code::WrongState),
+        ("retired", HostModel { wish: HostWish::Retired, ..cm.clone() }, size(1, 1), Code::WrongState),
         ("no driver", HostModel { drivers: Vec::new(), ..cm.clone() }, size(1, 1), Code::DriverMissing),
         ("short", HostModel { machine: size(50, 50), ..cm.clone() }, size(1, 1), Code::HostFull),
         ("part of a bm", host(NodeType::Bm, whole), size(1, 1), Code::InvalidArgument),
@@ -149,7 +155,7 @@ fn ops_lower_what_a_machine_says_and_promise_more_than_it_only_in_so_many_words(
     let limit = |amount| HostChange { limit: [(cpu, amount)].into(), ..HostChange::default() };
     let promise = |ratio| HostChange { overcommit: [(cpu, ratio)].into(), ..HostChange::default() };
     let used = HostModel { used: size(500, 500), nodes: 1, ..host(NodeType::Cm, size(1_000, 1_000)) };
-    let joining = HostModel { state: HostState::Joining, machine: Size::ZERO, used: Size::ZERO, ..used.clone() };
+    let joining = HostModel { seen: HostSeen::Never, machine: Size::ZERO, used: Size::ZERO, ..used.clone() };
     let whole = HostModel { node_type: Some(NodeType::Bm), ..used.clone() };
     // What is rentable is capacity times overcommit, less 100 for the cut.
     for (what, host, change, rentable) in [
@@ -280,21 +286,55 @@ fn what_is_settled_needs_no_reminder() {
 
 #[test]
 fn hosts_and_contracts_follow_their_diagrams() {
-    for (state, connected, after) in [
-        (HostState::Joining, true, HostState::Online),
-        (HostState::Joining, false, HostState::Joining),
-        (HostState::Online, true, HostState::Online),
-        (HostState::Online, false, HostState::Unreachable),
-        (HostState::Unreachable, true, HostState::Online),
-        (HostState::Unreachable, false, HostState::Unreachable),
+    for (seen, connected, after) in [
+        (HostSeen::Never, true, HostSeen::Connected),
+        (HostSeen::Never, false, HostSeen::Never),
+        (HostSeen::Connected, true, HostSeen::Connected),
+        (HostSeen::Connected, false, HostSeen::Lost),
+        (HostSeen::Lost, true, HostSeen::Connected),
+        (HostSeen::Lost, false, HostSeen::Lost),
     ] {
-        assert_eq!(host_after(state, connected), after);
+        assert_eq!(seen_after(seen, connected), after);
     }
     for state in ContractState::ALL {
         for left in [0, 1] {
             let after = contract_after_release(*state, left);
             let ended = *state == ContractState::Released || left == 0;
             assert_eq!(after, if ended { ContractState::Released } else { ContractState::Releasing });
+        }
+    }
+}
+
+/// Every pair of wishes, of a host that is empty and of one that is not.
+#[test]
+fn what_ops_may_wish_of_a_host_in_which_order() {
+    // The rows are what is wished, the columns what is asked, in the order of `HostWish::ALL`: in service, draining,
+    // maintenance, retired. `=` stays, `>` goes, `e` goes only if it is empty, `x` never.
+    let table = ["=>ee", ">=ee", ">x=e", "xxx="];
+    for (is, row) in HostWish::ALL.iter().zip(table) {
+        for (asked, expected) in HostWish::ALL.iter().zip(row.chars()) {
+            for empty in [true, false] {
+                let turn = host_turn(*is, *asked, empty);
+                let good = match expected {
+                    '=' => turn == Turn::Stays,
+                    '>' => turn == Turn::Goes,
+                    'e' => turn == if empty { Turn::Goes } else { Turn::CarriesNodes },
+                    _ => matches!(turn, Turn::NoWay(_)),
+                };
+                assert!(good, "{is} to {asked}, empty: {empty}: {turn:?}");
+            }
+        }
+    }
+}
+
+/// A host takes claims in one state only, and that state is shown so.
+#[test]
+fn a_host_takes_claims_only_while_it_is_online() {
+    for wish in HostWish::ALL {
+        for seen in HostSeen::ALL {
+            let host = HostModel { wish: *wish, seen: *seen, ..host(NodeType::Cm, size(1_000, 1_000)) };
+            assert_eq!(host.refuses().is_none(), host.state() == HostState::Online, "{wish}, {seen}");
+            assert_eq!(host.state() == HostState::Online, *wish == HostWish::InService && *seen == HostSeen::Connected);
         }
     }
 }

@@ -13,15 +13,72 @@ use yiqiu_base::{
 };
 
 words! {
-    /// What is known of a host.
+    /// What ops wish of a host.
+    HostWish, "wish for a host" {
+        /// It takes claims.
+        InService = "in_service",
+        /// It takes no new claims, and is to become empty.
+        Draining = "draining",
+        /// It is empty and somebody works on it: it may be switched off.
+        Maintenance = "maintenance",
+        /// It is empty and does not come back.
+        Retired = "retired",
+    }
+}
+
+words! {
+    /// What is seen of a host's agent.
+    HostSeen, "sight of a host" {
+        /// It has not connected yet.
+        Never = "never",
+        /// It is connected.
+        Connected = "connected",
+        /// It was connected and is not.
+        Lost = "lost",
+    }
+}
+
+words! {
+    /// A host as people read it: what is wished and what is seen in one word.
     HostState, "state of a host" {
         /// Its agent has not joined yet.
         Joining = "joining",
-        /// Its agent is connected.
+        /// Its agent is connected, and it takes claims.
         Online = "online",
+        /// Its agent is connected, and it takes no new claims: it is to become empty.
+        Draining = "draining",
+        /// It is empty and somebody works on it; its agent may come and go.
+        Maintenance = "maintenance",
         /// Its agent was connected and is not; its nodes may well run.
         Unreachable = "unreachable",
+        /// It is empty and does not come back.
+        Retired = "retired",
     }
+}
+
+impl HostState {
+    /// From what is wished and what is seen. The database keeps the same beside each row.
+    pub fn of(wish: HostWish, seen: HostSeen) -> Self {
+        match (wish, seen) {
+            (HostWish::Retired, HostSeen::Never | HostSeen::Connected | HostSeen::Lost) => Self::Retired,
+            (HostWish::Maintenance, HostSeen::Never | HostSeen::Connected | HostSeen::Lost) => Self::Maintenance,
+            (HostWish::InService | HostWish::Draining, HostSeen::Never) => Self::Joining,
+            (HostWish::InService | HostWish::Draining, HostSeen::Lost) => Self::Unreachable,
+            (HostWish::InService, HostSeen::Connected) => Self::Online,
+            (HostWish::Draining, HostSeen::Connected) => Self::Draining,
+        }
+    }
+}
+
+/// Since when ops wish what they wish of a host, who, and why.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wished {
+    /// Who said so.
+    pub by: String,
+    /// Why; what holders are told.
+    pub why: String,
+    /// Since when.
+    pub since_ms: Ms,
 }
 
 /// What ops lowered the capacity of a machine to. A dimension that is left out is the machine's own word.
@@ -211,8 +268,10 @@ pub struct HostModel {
     pub pool_id: Option<Id<Pool>>,
     /// How it is cut; `None` until ops say so.
     pub node_type: Option<NodeType>,
-    /// What is known of it.
-    pub state: HostState,
+    /// What ops wish of it.
+    pub wish: HostWish,
+    /// What is seen of its agent.
+    pub seen: HostSeen,
     /// The clock of its processors in MHz.
     pub clock_mhz: i64,
     /// What the machine says it has; nothing until its agent joined.
@@ -249,6 +308,11 @@ pub struct Area {
 }
 
 impl HostModel {
+    /// What it is, in one word.
+    pub fn state(&self) -> HostState {
+        HostState::of(self.wish, self.seen)
+    }
+
     /// What it is taken to have: the machine's word, or less where ops say so.
     pub fn capacity(&self) -> Size {
         self.limit.of(self.machine)
@@ -267,13 +331,19 @@ impl HostModel {
     /// Why nothing can be claimed here now; `None` when something can.
     pub fn refuses(&self) -> Option<String> {
         let name = &self.name;
+        match self.wish {
+            HostWish::InService => {}
+            HostWish::Draining => return Some(format!("host {name} is draining: it takes no new claims")),
+            HostWish::Maintenance => return Some(format!("host {name} is in maintenance: it takes no claims")),
+            HostWish::Retired => return Some(format!("host {name} is retired: it takes no claims any more")),
+        }
         let Some(node_type) = self.node_type.filter(|_| self.area.is_some()) else {
             return Some(format!("host {name} is not placed: give it a rack, a unit and a node type"));
         };
-        match self.state {
-            HostState::Joining => return Some(format!("host {name} has not joined yet: its agent never connected")),
-            HostState::Unreachable => return Some(format!("host {name} is unreachable: its agent is not connected")),
-            HostState::Online => {}
+        match self.seen {
+            HostSeen::Never => return Some(format!("host {name} has not joined yet: its agent never connected")),
+            HostSeen::Lost => return Some(format!("host {name} is unreachable: its agent is not connected")),
+            HostSeen::Connected => {}
         }
         self.driver_missing(node_type)
     }
@@ -286,7 +356,7 @@ impl HostModel {
             Some(driver) => {
                 Some(format!("host {name} cannot be cut as {node_type}: {}: {}", driver.name, driver.missing))
             }
-            None if self.state == HostState::Joining => None, // its agent will tell when it joins
+            None if self.seen == HostSeen::Never => None, // its agent will tell when it joins
             None => Some(format!("host {name} cannot be cut as {node_type}: its agent has no driver for it")),
         }
     }

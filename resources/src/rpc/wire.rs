@@ -175,7 +175,7 @@ pub(super) fn host(host: HostModel, places: &Places) -> wire::Host {
         rack: place.rack.0,
         unit: host.area.and_then(|a| u32::try_from(a.unit).ok()).unwrap_or_default(),
         node_type: host.node_type.map_or(common::NodeType::Unspecified, Into::into).into(),
-        state: host.state.as_str().to_owned(),
+        state: host.state().as_str().to_owned(),
         clock_mhz: host.clock_mhz,
         rentable: Some(host.rentable().into()),
         free: Some(host.free().into()),

@@ -5,8 +5,8 @@ use yiqiu_base::{Clock, Code, Id, NodeState, Problem, id::Host, secret::Secret};
 
 use super::{Push, Service, sessions::Sessions};
 use crate::{
-    lifecycle::host_after,
-    model::{HostModel, HostState, NodeModel, Report, Sample},
+    lifecycle::agent_refused,
+    model::{HostModel, HostSeen, HostWish, NodeModel, Report, Sample},
     store::{HostFacts, Reported, Store},
 };
 
@@ -43,7 +43,7 @@ impl Service {
         if let Some(host) = self.store().host_by_join_token(token, now).await?
             && let Some(node_type) = host.node_type
         {
-            let told = HostModel { drivers: facts.drivers.clone(), state: HostState::Online, ..host };
+            let told = HostModel { drivers: facts.drivers.clone(), seen: HostSeen::Connected, ..host };
             if let Some(why) = told.driver_missing(node_type) {
                 return Err(Problem::new(Code::DriverMissing, why));
             }
@@ -54,9 +54,10 @@ impl Service {
         Ok((host, credential))
     }
 
-    /// The host of a credential.
+    /// The host of a credential; `permission_denied` if it is retired.
     pub async fn agent_host(&self, credential: &Secret) -> Result<HostModel, Problem> {
-        self.store().host_by_credential(credential).await
+        let host = self.store().host_by_credential(credential).await?;
+        if host.wish == HostWish::Retired { Err(agent_refused(&host)) } else { Ok(host) }
     }
 
     /// Opens an agent's session: from here on its host is online, and changes reach it. The full set is read after
@@ -88,7 +89,7 @@ impl Service {
     }
 
     async fn agent_welcome(&self, host: &HostModel, hello: Hello) -> Result<Vec<NodeModel>, Problem> {
-        self.store().host_seen(host, host_after(host.state, true), Some(&hello.facts), self.now()).await?;
+        self.store().host_seen(host.id, true, Some(&hello.facts), self.now()).await?;
         let full_set = self.store().node_of_host(host.id).await?;
         let known: std::collections::HashSet<_> = full_set.iter().map(|n| n.id).collect();
         for report in hello.nodes {
@@ -109,11 +110,11 @@ impl Service {
 
     /// Shows every host as unreachable whose agent is not connected, whatever went wrong when it was lost.
     pub(crate) async fn agents_missing(&self) -> Result<(), Problem> {
-        for host in self.store().host_online().await? {
+        for host in self.store().host_connected().await? {
             if !self.0.sessions.is_open(host.id) {
-                self.store().host_seen(&host, HostState::Unreachable, None, self.now()).await?;
+                self.store().host_seen(host.id, false, None, self.now()).await?;
                 if self.0.sessions.is_open(host.id) {
-                    self.store().host_seen(&host, HostState::Online, None, self.now()).await?;
+                    self.store().host_seen(host.id, true, None, self.now()).await?;
                 }
             }
         }
@@ -126,11 +127,10 @@ impl Service {
             return;
         }
         tracing::warn!(host = host.name, "the agent is lost; its nodes may well run");
-        let lost = host_after(HostState::Online, false);
-        let mut recorded = self.store().host_seen(host, lost, None, self.now()).await;
+        let mut recorded = self.store().host_seen(host.id, false, None, self.now()).await;
         if recorded.is_ok() && self.0.sessions.is_open(host.id) {
             // It dialled anew between the two lines above, and its "online" may have been written first.
-            recorded = self.store().host_seen(host, HostState::Online, None, self.now()).await;
+            recorded = self.store().host_seen(host.id, true, None, self.now()).await;
         }
         if let Err(problem) = recorded {
             tracing::error!(host = host.name, %problem, "a lost host could not be recorded");
@@ -139,7 +139,7 @@ impl Service {
 
     /// Takes changed facts.
     pub async fn agent_facts(&self, host: &HostModel, facts: &HostFacts) -> Result<(), Problem> {
-        self.store().host_seen(host, HostState::Online, Some(facts), self.now()).await
+        self.store().host_seen(host.id, true, Some(facts), self.now()).await
     }
 
     /// Takes what an agent says of one of its nodes.

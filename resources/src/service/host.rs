@@ -13,8 +13,8 @@ use yiqiu_base::{
 
 use super::Service;
 use crate::{
-    lifecycle::overcommit_of_cut,
-    model::{Area, HostChange, HostModel, HostState, Limit, Selector},
+    lifecycle::{overcommit_of_cut, refuse_retired},
+    model::{Area, HostChange, HostModel, HostState, Limit, Selector, Wished},
     store::{HostFilter, HostLabels, HostOrder, NewHost, Place},
 };
 
@@ -45,6 +45,8 @@ pub struct Surroundings {
     pub pools: HashMap<Id<Pool>, String>,
     /// Labels and features of the hosts that were asked for.
     pub labels: HashMap<Id<Host>, HostLabels>,
+    /// Who wished what is wished of them, and why.
+    pub wished: HashMap<Id<Host>, Wished>,
 }
 
 /// Which hosts are asked for, by names or ids of where they are.
@@ -103,6 +105,7 @@ impl Service {
     pub async fn host_join_token(&self, who: &Principal, name_or_id: &str) -> Result<(HostModel, Secret), Problem> {
         who.require_ops()?;
         let host = self.store().host_get(name_or_id).await?;
+        refuse_retired(&host)?;
         let (token, expires) = self.fresh_join_token();
         self.store().host_join_token(host.id, &token, expires).await?;
         Ok((host, token))
@@ -129,6 +132,7 @@ impl Service {
         if let Some(seen) = if_generation {
             host.generation = seen; // the statement compares it with what is
         }
+        refuse_retired(&host)?;
         let area = self.area(rack, unit).await?;
         if let Some(why) = host.driver_missing(node_type) {
             return Err(Problem::new(Code::DriverMissing, why));
@@ -208,6 +212,7 @@ impl Service {
             places: self.store().place_all().await?,
             pools: self.store().pool_names().await?,
             labels: self.store().host_labels(hosts).await?,
+            wished: self.store().host_wished(hosts).await?,
         })
     }
 

@@ -3,6 +3,7 @@
 
 mod agent;
 mod contract;
+pub mod drain;
 pub mod host;
 mod image;
 mod node;

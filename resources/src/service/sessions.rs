@@ -64,6 +64,12 @@ impl Sessions {
         current
     }
 
+    /// Ends the session of a host, if there is one: its stream closes.
+    pub(super) fn end(&self, host: Id<Host>) {
+        self.connected().remove(&host);
+        metrics::gauge!("yiqiu_agents_connected").set(self.count());
+    }
+
     /// Whether this is the newest session of its host.
     pub(super) fn is_current(&self, host: Id<Host>, number: u64) -> bool {
         self.connected().get(&host).is_some_and(|(n, _)| *n == number)

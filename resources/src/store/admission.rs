@@ -311,7 +311,7 @@ fn node_of(admission: &Admission, line: &NewLine, host: &HostModel, now: Ms) -> 
         rcontract_id: contract.id,
         host_id: line.host_id,
         host_name: host.name.clone(),
-        host_state: host.state,
+        host_state: host.state(),
         node_type: host.node_type.unwrap_or(NodeType::Cm), // only a host that is cut admits
         owner: contract.owner.clone(),
         name: line.name.clone(),

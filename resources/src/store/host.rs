@@ -1,11 +1,14 @@
 //! Hosts, their join tokens and what their agents say of them.
 
+mod drain;
 mod label;
 mod list;
+mod seen;
+mod wish;
 
 use sea_orm::{ConnectionTrait, FromQueryResult};
 use yiqiu_base::{
-    Code, Id, NodeType, Problem, Size,
+    Code, Id, NodeType, Problem,
     clock::Ms,
     database::{Transaction, is_duplicate, is_reference, places, sql},
     id::{Host, Rack},
@@ -15,10 +18,15 @@ use yiqiu_base::{
 };
 use yiqiu_proto::resources::HostChanged;
 
-use self::label::{labels_of, labels_set};
 pub use self::{
+    drain::{DrainLeft, Holder},
     label::HostLabels,
     list::{HostFilter, HostOrder, HostSort},
+    seen::HostFacts,
+};
+use self::{
+    label::{labels_of, labels_set},
+    seen::overheads_follow,
 };
 use super::{
     Store,
@@ -27,7 +35,7 @@ use super::{
 };
 use crate::{
     lifecycle::host_changed,
-    model::{Area, DriverStatus, HostChange, HostModel, HostState, Labels, Limit, labels_changed},
+    model::{Area, HostChange, HostModel, HostState, Labels, Limit, labels_changed},
 };
 
 /// A host to add.
@@ -91,12 +99,12 @@ impl Store {
         let inserted = transaction
             .execute_raw(sql(
                 backend,
-                "INSERT INTO host (id, name, rack_id, unit, node_type, state, clock_mhz, limit_cpu, limit_memory, \
+                "INSERT INTO host (id, name, rack_id, unit, node_type, wish, wish_by, wish_why, wish_ms, seen, clock_mhz, limit_cpu, limit_memory, \
                  limit_disk, limit_iops, created_ms, machine_cpu, machine_memory, machine_disk, machine_iops, \
                  overcommit_cpu, overcommit_memory, overcommit_disk, overcommit_iops, overhead_cpu, overhead_memory, \
                  overhead_disk, overhead_iops, node_overhead_cpu, node_overhead_memory, node_overhead_disk, \
                  node_overhead_iops, used_cpu, used_memory, used_disk, used_iops, nodes, boot_id, drivers, last_seen_ms, \
-                 generation) VALUES (?, ?, ?, ?, ?, 'joining', 0, ?, ?, ?, ?, ?, 0, 0, 0, 0, 1000, 1000, 1000, 1000, \
+                 generation) VALUES (?, ?, ?, ?, ?, 'in_service', '', '', 0, 'never', 0, ?, ?, ?, ?, ?, 0, 0, 0, 0, 1000, 1000, 1000, 1000, \
                  0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, '', '[]', 0, 1)",
                 [
                     new.id.uuid().into(),
@@ -265,7 +273,7 @@ impl Store {
             Err(error) => return Err(error.into()),
         }
         overheads_follow(&transaction, host.id, &host.drivers, node_type).await?;
-        changed(&mut transaction, now, host.id, &host.name, host.state, "placed");
+        changed(&mut transaction, now, host.id, &host.name, host.state(), "placed");
         Ok(transaction.commit().await?)
     }
 
@@ -293,7 +301,7 @@ impl Store {
             .await;
         match deleted {
             Ok(result) if result.rows_affected() == 1 => {
-                changed(&mut transaction, now, host.id, &host.name, host.state, "deleted");
+                changed(&mut transaction, now, host.id, &host.name, host.state(), "deleted");
                 Ok(transaction.commit().await?)
             }
             Ok(_) => {
@@ -355,131 +363,10 @@ impl Store {
                 true => Problem::new(Code::NotFound, "the pool was deleted just now"),
                 false => error.into(),
             })?;
-        changed(&mut transaction, now, id, &after.name, after.state, "changed by ops");
+        changed(&mut transaction, now, id, &after.name, after.state(), "changed by ops");
         transaction.commit().await?;
         Ok(after)
     }
-
-    /// Records that an agent connected or was lost, and what it said.
-    pub async fn host_seen(
-        &self,
-        host: &HostModel,
-        state: HostState,
-        facts: Option<&HostFacts>,
-        now: Ms,
-    ) -> Result<(), Problem> {
-        let mut transaction = self.database.begin().await?;
-        let backend = self.database.backend();
-        if let Some(facts) = facts {
-            let drivers = serde_json::to_string(&facts.drivers).map_err(Problem::internal)?;
-            transaction
-                .execute_raw(sql(
-                    backend,
-                    "UPDATE host SET boot_id = ?, drivers = ?, clock_mhz = ? WHERE id = ?",
-                    [facts.boot_id.as_str().into(), drivers.into(), facts.clock_mhz.into(), host.id.uuid().into()],
-                ))
-                .await?;
-            let capacity = facts.capacity;
-            transaction
-                .execute_raw(sql(
-                    backend,
-                    "UPDATE host SET machine_cpu = ?, machine_memory = ?, machine_disk = ?, machine_iops = ? \
-                     WHERE id = ?",
-                    [
-                        capacity.cpu_millicores.into(),
-                        capacity.memory_bytes.into(),
-                        capacity.disk_bytes.into(),
-                        capacity.disk_iops.into(),
-                        host.id.uuid().into(),
-                    ],
-                ))
-                .await?;
-            if labels_of(&transaction, host.id, true).await? != facts.features {
-                labels_set(&transaction, host.id, true, &facts.features).await?;
-            }
-            // The cut is read here: it may have been decided after this agent connected.
-            let cut = host_locked(&transaction, &[host.id]).await?.first().and_then(|h| h.node_type);
-            if let Some(node_type) = cut {
-                overheads_follow(&transaction, host.id, &facts.drivers, node_type).await?;
-            }
-        }
-        let updated = transaction
-            .execute_raw(sql(
-                backend,
-                "UPDATE host SET state = ?, last_seen_ms = ? WHERE id = ? AND state <> ?",
-                [state.as_str().into(), now.into(), host.id.uuid().into(), state.as_str().into()],
-            ))
-            .await?;
-        if updated.rows_affected() == 1 {
-            changed(&mut transaction, now, host.id, &host.name, state, "");
-        }
-        Ok(transaction.commit().await?)
-    }
-
-    /// At start no agent is connected: whoever was online is unreachable until it dials again.
-    pub async fn host_all_lost(&self, now: Ms) -> Result<(), Problem> {
-        let mut transaction = self.database.begin().await?;
-        let text = "UPDATE host SET state = 'unreachable' WHERE state = 'online' RETURNING id, name";
-        for row in transaction.query_all_raw(sql(self.database.backend(), text, [])).await? {
-            let (id, name): (uuid::Uuid, String) = (row.try_get("", "id")?, row.try_get("", "name")?);
-            changed(&mut transaction, now, id.into(), &name, HostState::Unreachable, "the server started anew");
-        }
-        Ok(transaction.commit().await?)
-    }
-
-    /// Every host that is shown as online.
-    pub async fn host_online(&self) -> Result<Vec<HostModel>, Problem> {
-        let text = format!("SELECT {HOST} FROM host WHERE state = 'online'");
-        let statement = sql(self.database.backend(), &text, []);
-        Ok(models(HostRow::find_by_statement(statement).all(self.database.read()).await?)?)
-    }
-}
-
-/// Takes over what a driver estimates its cut to cost. While nodes stand on a host, the books keep to the old estimate:
-/// what their claims were counted with is what their end gives back.
-async fn overheads_follow(
-    transaction: &Transaction,
-    host: Id<Host>,
-    drivers: &[DriverStatus],
-    node_type: NodeType,
-) -> Result<(), Problem> {
-    let Some(driver) = drivers.iter().find(|d| d.node_type == node_type) else { return Ok(()) };
-    let (fixed, per_node) = (driver.overhead_fixed, driver.overhead_per_node);
-    transaction
-        .execute_raw(sql(
-            transaction.get_database_backend(),
-            "UPDATE host SET overhead_cpu = ?, overhead_memory = ?, overhead_disk = ?, overhead_iops = ?, \
-             node_overhead_cpu = ?, node_overhead_memory = ?, node_overhead_disk = ?, node_overhead_iops = ? \
-             WHERE id = ? AND nodes = 0",
-            [
-                fixed.cpu_millicores.into(),
-                fixed.memory_bytes.into(),
-                fixed.disk_bytes.into(),
-                fixed.disk_iops.into(),
-                per_node.cpu_millicores.into(),
-                per_node.memory_bytes.into(),
-                per_node.disk_bytes.into(),
-                per_node.disk_iops.into(),
-                host.uuid().into(),
-            ],
-        ))
-        .await?;
-    Ok(())
-}
-
-/// What an agent says of its machine.
-#[derive(Debug, Clone)]
-pub struct HostFacts {
-    /// Changes when the machine boots.
-    pub boot_id: String,
-    /// What it has.
-    pub capacity: Size,
-    /// The clock of its processors.
-    pub clock_mhz: i64,
-    /// What can run on it.
-    pub drivers: Vec<DriverStatus>,
-    /// What it can, as words.
-    pub features: Labels,
 }
 
 /// Rows of hosts, locked until the transaction ends, in the order of ids.
@@ -517,7 +404,14 @@ fn taken(name: &str, area: Option<Area>) -> Problem {
     Problem::new(Code::AlreadyExists, format!("there is already a host `{name}`{unit}"))
 }
 
-fn changed(transaction: &mut Transaction, now: Ms, id: Id<Host>, name: &str, state: HostState, detail: &str) {
+pub(super) fn changed(
+    transaction: &mut Transaction,
+    now: Ms,
+    id: Id<Host>,
+    name: &str,
+    state: HostState,
+    detail: &str,
+) {
     let payload = HostChanged {
         host_id: id.to_string(),
         name: name.to_owned(),

@@ -15,7 +15,7 @@ mod usage;
 
 pub use admission::{Admission, Admitted, contract_of};
 pub use books::Books;
-pub use host::{HostFacts, HostFilter, HostLabels, HostOrder, HostSort, NewHost, Place};
+pub use host::{DrainLeft, Holder, HostFacts, HostFilter, HostLabels, HostOrder, HostSort, NewHost, Place};
 pub use node::{NodeFilter, Reported};
 pub use pool::PoolSum;
 pub use term::Renewal;

@@ -92,7 +92,7 @@ impl Store {
     /// them in the order of ids, empty at the end.
     pub async fn node_unsettled(&self, changed_before: Ms, after: Option<Id<Node>>) -> Result<Vec<NodeModel>, Problem> {
         let text = format!(
-            "SELECT {NODE} FROM node JOIN host ON host.id = node.host_id AND host.state = 'online' \
+            "SELECT {NODE} FROM node JOIN host ON host.id = node.host_id AND host.seen = 'connected' \
              WHERE node.id > ? AND node.changed_ms < ? AND (node.removed \
              OR (node.power = 'on' AND node.carried < node.generation) OR (node.power = 'off' \
              AND node.state IN ('running', 'starting', 'stopping', 'preparing'))) ORDER BY node.id LIMIT 1000"
@@ -153,10 +153,14 @@ impl Store {
         let node: NodeModel = row.try_into()?;
         // The row of the node is locked: what its contract is now, it stays until this is committed.
         if node.power == Power::On {
-            let text = "SELECT state FROM rcontract WHERE id = ?";
-            let row = transaction.query_one_raw(sql(backend, text, [node.rcontract_id.uuid().into()])).await?;
-            let state: String = row.map_or(Ok(String::new()), |row| row.try_get("", "state"))?;
-            may_run(&node.name, stored(&state)?)?;
+            let text = "SELECT rcontract.state, node.drain_stopped FROM node \
+                        JOIN rcontract ON rcontract.id = node.rcontract_id WHERE node.id = ?";
+            let row = transaction.query_one_raw(sql(backend, text, [node.id.uuid().into()])).await?;
+            let row = row.ok_or_else(|| Problem::internal("a locked node is gone"))?;
+            may_run(&node.name, stored(&row.try_get::<String>("", "state")?)?)?;
+            if row.try_get("", "drain_stopped")? {
+                return Err(drain_stopped(&node));
+            }
         }
         emit_changed(&mut transaction, &node, now);
         transaction.commit().await?;
@@ -234,6 +238,16 @@ impl Store {
         transaction.commit().await?;
         Ok(changed)
     }
+}
+
+fn drain_stopped(node: &NodeModel) -> Problem {
+    let NodeModel { name, host_name, .. } = node;
+    Problem::new(
+        Code::WrongState,
+        format!(
+            "node {name} was stopped by ops, as host {host_name} is draining: claim a place elsewhere, and release this"
+        ),
+    )
 }
 
 /// How many nodes start from an image.

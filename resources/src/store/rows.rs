@@ -7,7 +7,7 @@ use yiqiu_base::{Size, database::stored};
 use crate::model::{Area, ContractModel, HostModel, Limit, NodeModel, Overcommit, Term};
 
 /// The columns of [`HostRow`].
-pub(super) const HOST: &str = "host.id, host.name, host.rack_id, host.unit, host.pool_id, host.node_type, host.state, \
+pub(super) const HOST: &str = "host.id, host.name, host.rack_id, host.unit, host.pool_id, host.node_type, host.wish, host.seen, \
     host.clock_mhz, host.machine_cpu, host.machine_memory, host.machine_disk, host.machine_iops, host.limit_cpu, \
     host.limit_memory, host.limit_disk, host.limit_iops, host.overcommit_cpu, host.overcommit_memory, \
     host.overcommit_disk, host.overcommit_iops, host.overhead_cpu, host.overhead_memory, host.overhead_disk, host.overhead_iops, \
@@ -23,7 +23,8 @@ pub(super) struct HostRow {
     unit: Option<i64>,
     pool_id: Option<Uuid>,
     node_type: Option<String>,
-    state: String,
+    wish: String,
+    seen: String,
     clock_mhz: i64,
     machine_cpu: i64,
     machine_memory: i64,
@@ -74,7 +75,8 @@ impl TryFrom<HostRow> for HostModel {
             unit,
             pool_id,
             node_type,
-            state,
+            wish,
+            seen,
             clock_mhz,
             machine_cpu,
             machine_memory,
@@ -112,7 +114,8 @@ impl TryFrom<HostRow> for HostModel {
             area: rack_id.zip(unit).map(|(rack_id, unit)| Area { rack_id: rack_id.into(), unit }),
             pool_id: pool_id.map(Into::into),
             node_type: node_type.as_deref().map(stored).transpose()?,
-            state: stored(&state)?,
+            wish: stored(&wish)?,
+            seen: stored(&seen)?,
             clock_mhz,
             machine: size(machine_cpu, machine_memory, machine_disk, machine_iops),
             limit: Limit {

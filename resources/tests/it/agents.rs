@@ -56,7 +56,7 @@ async fn a_lost_agent_makes_its_host_unreachable_and_claims_nothing_away() {
         service.agent_report(&agent.host, report(&nodes[0], NodeState::Running)).await.unwrap();
         service.agent_lost(&agent.host, agent.number).await;
         let host = service.host_get(&ops(), "a").await.unwrap();
-        assert_eq!((host.state, host.nodes), (HostState::Unreachable, 1));
+        assert_eq!((host.state(), host.nodes), (HostState::Unreachable, 1));
         assert_eq!(service.node_get(&ops(), nodes[0].id).await.unwrap().state, NodeState::Running);
         let refused = service.contract_create(&tenant("t"), None, "d", &lines, None).await.unwrap_err();
         assert_eq!(refused.code, Code::WrongState);
@@ -67,7 +67,7 @@ async fn a_lost_agent_makes_its_host_unreachable_and_claims_nothing_away() {
         let connected = service.agent_connect(&agent.credential, hello).await.unwrap();
         assert_eq!(connected.full_set.len(), 1);
         service.agent_lost(&agent.host, agent.number).await;
-        assert_eq!(service.host_get(&ops(), "a").await.unwrap().state, HostState::Online);
+        assert_eq!(service.host_get(&ops(), "a").await.unwrap().state(), HostState::Online);
         assert_eq!(service.node_get(&ops(), nodes[0].id).await.unwrap().state, NodeState::Off, "Hello told of it");
         tier.books_hold("after a lost agent").await;
     }
@@ -79,7 +79,7 @@ async fn after_a_restart_hosts_are_unreachable_until_they_dial() {
         tier.place("r").await;
         tier.host("a", 1, NodeType::Vm, size(1_000, 1 << 30)).await;
         let tier = tier.restart().await;
-        assert_eq!(tier.service.host_get(&ops(), "a").await.unwrap().state, HostState::Unreachable);
+        assert_eq!(tier.service.host_get(&ops(), "a").await.unwrap().state(), HostState::Unreachable);
     }
 }
 
@@ -154,6 +154,6 @@ async fn a_host_is_never_online_without_its_agent() {
             assert!(wishes < 10_000, "a session that reads nothing is never cut off");
         }
         service.agent_lost(&agent.host, agent.number).await;
-        assert_eq!(service.host_get(&ops(), "a").await.unwrap().state, HostState::Unreachable);
+        assert_eq!(service.host_get(&ops(), "a").await.unwrap().state(), HostState::Unreachable);
     }
 }

@@ -2,6 +2,7 @@
 
 mod agents;
 mod contracts;
+mod drains;
 mod histories;
 mod host_lists;
 mod hosts;

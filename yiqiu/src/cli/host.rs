@@ -1,5 +1,6 @@
 //! `host`: physical machines, and where they stand.
 
+mod drain;
 mod list;
 mod update;
 
@@ -62,6 +63,15 @@ pub enum Host {
     },
     /// Changes what is said of a host: how much of it may be rented out, its labels, its pool.
     Update(update::Update),
+    /// Drains a host: it takes no new claims, and its holders are told. Nothing is moved or stopped by itself.
+    Drain(drain::Drain),
+    /// Puts a host back in service: takes a drain back, or ends a maintenance.
+    #[command(visible_alias = "undrain")]
+    Resume(drain::Wish),
+    /// Takes a host that carries nothing out of service, so that somebody can work on it.
+    Maintain(drain::Wish),
+    /// Retires a host that carries nothing, for good: it leaves its rack, and its agent is refused.
+    Retire(drain::Wish),
     /// Prints a new one-time token for a host whose agent has to join again.
     JoinToken {
         /// Name or id.
@@ -140,6 +150,16 @@ pub async fn run(session: &Session, verb: Host) -> Outcome {
             let body = update.body();
             let changed = session.client.patch(HOST.tier, &[HOST.path, update.host()], &body).await?;
             HOST.show(session, &changed)
+        }
+        Host::Drain(drain) => drain::run(session, drain).await,
+        Host::Resume(drain::Wish { host, why }) => {
+            drain::wished(session, &drain::wish(session, &host, "in_service", &why).await?)
+        }
+        Host::Maintain(drain::Wish { host, why }) => {
+            drain::wished(session, &drain::wish(session, &host, "maintenance", &why).await?)
+        }
+        Host::Retire(drain::Wish { host, why }) => {
+            drain::wished(session, &drain::wish(session, &host, "retired", &why).await?)
         }
         Host::JoinToken { host } => {
             let made = session.client.post(HOST.tier, &[HOST.path, &host, "join-token"], &[], &json!({})).await?;

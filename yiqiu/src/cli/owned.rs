@@ -65,7 +65,7 @@ pub async fn list(session: &Session, noun: &Noun, query: &[(&str, &str)], within
 }
 
 /// The name of the project whose label each item carries; the label itself if there is no such project (any more).
-fn name_owners(items: &mut [Value], projects: &[Value]) {
+pub(super) fn name_owners(items: &mut [Value], projects: &[Value]) {
     let names: BTreeMap<&str, &Value> =
         projects.iter().filter_map(|project| Some((project["id"].as_str()?, &project["name"]))).collect();
     for item in items {
