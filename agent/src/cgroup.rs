@@ -160,7 +160,7 @@ impl Cgroups {
     /// Makes a node's group with its limits, or sets the limits of the one there is.
     pub(crate) fn make(&self, node: NodeId, limits: Limits) -> io::Result<()> {
         let Limits { cpu_millicores, memory_bytes, pids } = limits;
-        let quota = (cpu_millicores * CPU_PERIOD_US / 1000).max(1000);
+        let quota = (cpu_millicores.saturating_mul(CPU_PERIOD_US) / 1000).max(1000);
         if !self.is_v1()
             && let Some(root) = &self.unified
         {
@@ -184,6 +184,8 @@ impl Cgroups {
         if self.is_v1() {
             set("cpu", "cpu.cfs_period_us", CPU_PERIOD_US.to_string())?;
             set("cpu", "cpu.cfs_quota_us", quota.to_string())?;
+            // Memory with swap is never below memory alone: what grows is set there first.
+            let _ = set("memory", "memory.memsw.limit_in_bytes", memory_bytes.to_string());
             set("memory", "memory.limit_in_bytes", memory_bytes.to_string())?;
             // Only where the kernel accounts swap.
             let _ = set("memory", "memory.memsw.limit_in_bytes", memory_bytes.to_string());

@@ -170,8 +170,12 @@ pub trait Driver: Send + Sync + 'static {
     /// Lets go of an image that no node needs any more. One that is still in use, or gone, is no error.
     async fn image_remove(&self, sha256: &str) -> Result<(), DriverError>;
 
-    /// Makes a node, without starting it.
+    /// Makes a node, without starting it. One that is there is bound by the size that this asks for.
     async fn create(&self, make: &Make) -> Result<(), DriverError>;
+
+    /// Binds a node that was made by the size of this spec, running or not. Refused by what the node uses now: it may be tried
+    /// again.
+    async fn resize(&self, node: NodeId, spec: &NodeSpec) -> Result<(), DriverError>;
 
     /// Starts a node and says what is seen then.
     async fn start(&self, node: NodeId) -> Result<Seen, DriverError>;

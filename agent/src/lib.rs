@@ -31,6 +31,7 @@ pub mod journal;
 pub mod lifecycle;
 pub mod meter;
 pub mod record;
+mod resize;
 mod session;
 mod watch;
 mod worker;

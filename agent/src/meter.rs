@@ -66,6 +66,7 @@ impl Meter {
         // Wraps after days on a large node; the server takes differences, which stay right.
         total.memory_byte_ms = total.memory_byte_ms.wrapping_add(area);
         total.at_ms = total.at_ms.max(now);
+        total.memory_bytes = after;
         self.memory = Some(after);
     }
 

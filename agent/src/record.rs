@@ -69,6 +69,9 @@ pub struct Record {
     /// The boot of the machine in which it was started last.
     #[prost(string, tag = "8")]
     pub boot_id: String,
+    /// The size that binds what is there; absent: not known.
+    #[prost(message, optional, tag = "20")]
+    pub sized: Option<yiqiu_proto::common::Size>,
 }
 
 impl Record {

@@ -314,6 +314,7 @@ async fn contracts(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
                 .col(boolean("removed"))
                 .col(boolean("drain_stopped").default(false))
                 .col(boolean("resumes"))
+                .col(big_integer_null("resizing"))
                 .col(big_integer("revision"))
                 .col(text("request_id"))
                 .col(big_integer("changed_ms"))
@@ -366,6 +367,8 @@ async fn meters(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
                 .col(big_integer("net_tx_bytes"))
                 .col(big_integer("block_read_bytes"))
                 .col(big_integer("block_write_bytes"))
+                // In use at the time of the newest sample.
+                .col(big_integer("memory_bytes"))
                 .primary_key(Index::create().col("line_id").col("boot"))
                 .to_owned(),
         )

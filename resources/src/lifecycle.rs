@@ -1,14 +1,17 @@
 //! What may follow what: pure functions over states, decided before anything is written.
 
+pub mod amend;
+mod full;
 mod host;
 pub mod term;
 
 use std::collections::HashMap;
 
-use yiqiu_base::{Code, Id, NodeState, NodeType, Power, Problem, Size, id::Host, size::Dimension};
+use yiqiu_base::{Code, Id, NodeState, NodeType, Power, Problem, Size, id::Host};
 
 pub use host::{Turn, agent_refused, host_changed, host_turn, overcommit_of_cut, refuse_retired, seen_after};
 
+use self::full::{Asked, host_full};
 use crate::model::{ContractState, Counters, HostModel, NewContract, NewLine, NodeModel, Report};
 
 /// What a report changes.
@@ -177,14 +180,14 @@ fn admit_line(host: &mut HostModel, line: &NewLine, whole_hosts: bool) -> Result
         }
         whole_host(host, name, size)?;
     }
-    let asked = size.plus(host.node_overhead);
-    let lacking = asked.beyond(host.free());
-    if lacking.is_empty() {
-        host.used = host.used.plus(asked);
-        host.nodes += 1;
-        return Ok(());
+    match host_full(host, name, Asked::Node(size)) {
+        Some(problem) => Err(problem),
+        None => {
+            host.used = host.used.plus(size).plus(host.node_overhead);
+            host.nodes += 1;
+            Ok(())
+        }
     }
-    Err(host_full(host, name, size, &lacking))
 }
 
 /// The most that one more node on this host may ask for; negative where the host is short.
@@ -220,39 +223,6 @@ fn whole_host(host: &HostModel, line: &str, size: Size) -> Result<(), Problem> {
         .with_data(serde_json::json!({ "whole": whole })));
     }
     Ok(())
-}
-
-/// The refusal of a full host, as a sentence and as data.
-fn host_full(host: &HostModel, line: &str, size: Size, lacking: &[(Dimension, i64)]) -> Problem {
-    let free = largest_node(host);
-    let words: Vec<String> = lacking
-        .iter()
-        .map(|(d, over)| {
-            format!(
-                "{} asked, {} free, {} too much",
-                d.shown(size.get(*d)),
-                d.shown(free.get(*d).max(0)),
-                d.shown(*over)
-            )
-        })
-        .collect();
-    let fits = free.zip(Size::ZERO, i64::max).zip(size, i64::min);
-    let hint = if fits.cpu_millicores > 0 && fits.memory_bytes > 0 {
-        format!("{fits} would fit")
-    } else {
-        "no node fits any more: choose another host".to_owned()
-    };
-    Problem::new(
-        Code::HostFull,
-        format!("line {line} does not fit on host {}: {}; {hint}", host.name, words.join("; ")),
-    )
-    .with_data(serde_json::json!({
-        "host": { "id": host.id, "name": host.name },
-        "line": line,
-        "asked": size,
-        "free": free,
-        "lacking": lacking.iter().map(|(d, by)| serde_json::json!({ "dimension": d, "by": by })).collect::<Vec<_>>(),
-    }))
 }
 
 /// Which hosts a group of contracts names, each once, in the order in which their rows are locked.

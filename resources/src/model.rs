@@ -1,5 +1,6 @@
 //! The nouns of Resources, as the service and the edges see them.
 
+mod amend;
 mod contract;
 mod host;
 mod label;
@@ -14,7 +15,8 @@ use yiqiu_base::{
     words,
 };
 
-pub use contract::{By, Change, Entry, LineThen, Term};
+pub use amend::{Amendment, Forecast, Held, HostForecast, LineChange, SizeChange};
+pub use contract::{By, Change, Entry, LineThen, Renamed, Resized, Term};
 pub use host::{
     Area, DriverStatus, HostChange, HostModel, HostSeen, HostState, HostWish, Limit, OVERCOMMIT_MOST, Overcommit,
     Wished,
@@ -301,6 +303,8 @@ pub struct NodeModel {
     pub removed: bool,
     /// It is powered on when its contract starts, or is renewed after its end.
     pub resumes: bool,
+    /// The revision whose size its host has not confirmed yet: until then its line holds what it held before, or more.
+    pub resizing: Option<i64>,
     /// Grows with every change of what is wished.
     pub revision: i64,
     /// The request behind the newest wish.
@@ -326,6 +330,8 @@ pub struct Report {
     pub ports: Vec<Port>,
     /// What its health command says.
     pub health: Health,
+    /// The revision whose size binds it now; 0 while that is not so.
+    pub sized: i64,
 }
 
 /// Cumulative counters of one boot of a node.
@@ -372,6 +378,8 @@ pub struct Sample {
     pub at_ms: Ms,
     /// The counters since the boot.
     pub counters: Counters,
+    /// Memory in use then, in bytes.
+    pub memory_bytes: i64,
 }
 
 /// What may be wished of a node's power.

@@ -49,7 +49,7 @@ async fn resend(service: &Service, after: Duration) -> Result<Next, Problem> {
     loop {
         let mut nodes = service.store().node_unsettled(before, after).await?;
         after = nodes.last().map(|n| n.id);
-        nodes.retain(|n| !settled(n.power, n.generation, n.carried, n.state, n.removed));
+        nodes.retain(|n| n.resizing.is_some() || !settled(n.power, n.generation, n.carried, n.state, n.removed));
         service.push(&nodes);
         if after.is_none() {
             return Ok(Next::Done);

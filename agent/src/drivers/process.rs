@@ -20,7 +20,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use yiqiu_base::{Id, NodeType, Size};
-use yiqiu_proto::common::Runtime;
+use yiqiu_proto::common::{NodeSpec, Runtime};
 
 use super::supervisor::{ARGUMENT, ExitFile, MakeFile, RunFile, end_group, read_json, write_json};
 use crate::{
@@ -204,6 +204,10 @@ impl Driver for ProcessDriver {
         let (command, memory_bytes) = (spec.command.clone(), limits.memory_bytes);
         let make = MakeFile { node: *node, command, environment, stop_signal, memory_bytes };
         write_json(&folder.join("make.json"), &make).map_err(failed("its folder cannot be written"))
+    }
+
+    async fn resize(&self, node: NodeId, spec: &NodeSpec) -> Result<(), DriverError> {
+        self.groups()?.make(node, Limits::of(spec)).map_err(failed("its control group cannot be bound anew"))
     }
 
     async fn start(&self, node: NodeId) -> Result<Seen, DriverError> {

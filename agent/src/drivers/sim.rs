@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tokio::{sync::mpsc, time::Instant};
 use yiqiu_base::{NodeType, Size};
-use yiqiu_proto::common::PortMapping;
+use yiqiu_proto::common::{NodeSpec, PortMapping};
 
 use crate::driver::{Change, Driver, DriverError, Make, NodeId, Presence, Reading, Seen, Status};
 
@@ -232,7 +232,7 @@ impl Driver for SimDriver {
             port.host_address = "127.0.0.1".to_owned();
         }
         let size = make.spec.size.map(Size::from).unwrap_or_default();
-        world.nodes.entry(make.node).or_insert_with(|| SimNode {
+        let node = world.nodes.entry(make.node).or_insert_with(|| SimNode {
             runs: 0,
             size,
             ports,
@@ -240,6 +240,14 @@ impl Driver for SimDriver {
             ended: "",
             before: Duration::ZERO,
         });
+        node.size = size;
+        Ok(())
+    }
+
+    async fn resize(&self, node: NodeId, spec: &NodeSpec) -> Result<(), DriverError> {
+        if let Some(sim) = self.0.asked()?.nodes.get_mut(&node) {
+            sim.size = spec.size.map(Size::from).unwrap_or_default();
+        }
         Ok(())
     }
 

@@ -66,6 +66,7 @@ impl Host {
             ports: seen.ports.clone(),
             at_ms: self.clock.now(),
             revision: record.revision(),
+            sized: record.sized_revision(seen.presence, state),
             health: common::Health::from(seen.health).into(),
         }
     }

@@ -109,6 +109,9 @@ impl Host {
         if let Err(DriverError::Failed(_)) = made {
             self.images.forget(&spec.image_sha256); // perhaps someone removed it: look when it is tried again
         }
+        if made.is_ok() {
+            self.with(id, |n| n.record.sized = spec.size); // if that is lost, it is bound once more
+        }
         made
     }
 

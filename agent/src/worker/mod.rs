@@ -121,8 +121,12 @@ impl Host {
         };
         match step {
             Step::Done => {
+                let (detail, again) = match self.resize(id, &*driver, &seen).await {
+                    Some((why, again)) => (why, Some(After::Later(again))),
+                    None => (detail, None),
+                };
                 self.show(id, state, &detail, &seen);
-                None
+                again
             }
             Step::Wait => {
                 self.show(id, state, &detail, &seen);

@@ -16,8 +16,8 @@ use yiqiu_base::{
 
 use super::view::ContractView;
 use crate::{
-    model::{ContractModel, Entry, Port, Runtime, Variable},
-    service::{ContractRequest, LineRequest, Service},
+    model::{ContractModel, Entry, Forecast, LineChange, Port, Runtime, Variable},
+    service::{AmendRequest, ContractRequest, LineRequest, Service},
 };
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -46,6 +46,26 @@ pub(super) struct Renew {
     /// The new end, in milliseconds since 1970; `null`: none.
     #[serde(deserialize_with = "Option::deserialize")]
     ends_ms: Option<i64>,
+    /// Why, for its history: one line.
+    #[serde(default)]
+    reason: String,
+}
+
+/// What is to change: all of it, or nothing. What is left out stays.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Amend {
+    /// Another name of the contract.
+    name: Option<String>,
+    /// Lines that come.
+    #[serde(default)]
+    add: Vec<NewLine>,
+    /// Lines that go, by name or id.
+    #[serde(default)]
+    remove: Vec<String>,
+    /// Lines that stay under another size or name.
+    #[serde(default)]
+    change: Vec<LineChange>,
     /// Why, for its history: one line.
     #[serde(default)]
     reason: String,
@@ -115,7 +135,7 @@ pub(super) struct ContractQuery {
 ///
 /// Every line or none. When this answers, the claim is on disk.
 #[utoipa::path(post, path = "/v1/rcontracts", tag = "resources", request_body = NewContract, params(DryRun),
-    responses((status = 201, body = ContractView), (status = 204, description = "dry run: it would be claimed"),
+    responses((status = 201, body = ContractView), (status = 200, body = Forecast, description = "dry run"),
         (status = "4XX", body = Problem)))]
 pub(super) async fn create(
     State(service): State<Service>,
@@ -126,8 +146,7 @@ pub(super) async fn create(
 ) -> Result<Response, Problem> {
     let request = ContractRequest::from(new);
     if query.dry_run {
-        service.contract_dry_run(&who, &request).await?;
-        return Ok(StatusCode::NO_CONTENT.into_response());
+        return Ok(Json(service.contract_dry_run(&who, &request).await?).into_response());
     }
     let made = service.contract_lease(&who, &request, key.0.as_deref()).await?;
     let (generation, view) = ContractView::of(made);
@@ -188,6 +207,33 @@ pub(super) async fn release(
 ) -> Result<Tagged<ContractModel>, Problem> {
     let contract = service.contract_release_for(&who, &contract, &reason).await?;
     Ok(Tagged(StatusCode::ACCEPTED, contract.generation, contract))
+}
+
+/// Amend a contract in place
+///
+/// Lines come, go, and change their size or name in one step, on all hosts: the old set or the new one. What grows is
+/// claimed at once. What shrinks is given back when its host confirmed it, what goes when it is verified gone.
+#[utoipa::path(patch, path = "/v1/rcontracts/{rcontract}", tag = "resources", request_body = Amend,
+    params(("rcontract", description = "name or id"), DryRun),
+    responses((status = 200, body = ContractView), (status = "4XX", body = Problem)))]
+pub(super) async fn amend(
+    State(service): State<Service>,
+    who: Principal,
+    Path(contract): Path<String>,
+    Params(query): Params<DryRun>,
+    key: IdempotencyKey,
+    seen: Option<IfMatch>,
+    Body(Amend { name, add, remove, change, reason }): Body<Amend>,
+) -> Result<Response, Problem> {
+    let add = add.into_iter().map(LineRequest::from).collect();
+    let request = AmendRequest { name, add, remove, change, reason };
+    let seen = seen.map(|IfMatch(generation)| generation);
+    if query.dry_run {
+        return Ok(Json(service.contract_amend_dry_run(&who, &contract, &request, seen).await?).into_response());
+    }
+    let amended = service.contract_amend(&who, &contract, &request, seen, key.0.as_deref()).await?;
+    let (generation, view) = ContractView::of(amended);
+    Ok(Tagged(StatusCode::OK, generation, view).into_response())
 }
 
 /// Move the end of a contract

@@ -40,7 +40,7 @@ pub fn router(service: Service) -> OpenApiRouter {
         .routes(routes!(image::get, image::delete))
         .routes(routes!(image::fill))
         .routes(routes!(contract::create, contract::list))
-        .routes(routes!(contract::get, contract::release))
+        .routes(routes!(contract::get, contract::amend, contract::release))
         .routes(routes!(contract::renew))
         .routes(routes!(contract::history))
         .routes(routes!(node::list))

@@ -206,6 +206,9 @@ pub(super) struct NodeView {
     /// It is powered on when its contract starts, or is renewed after its end.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     resumes: bool,
+    /// Its host has not confirmed its new size yet: until then its line holds what it held before, or more.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    resizing: bool,
     changed_ms: i64,
 }
 
@@ -234,6 +237,7 @@ impl From<NodeModel> for NodeView {
             health,
             removed,
             resumes,
+            resizing,
             revision: _,
             request_id: _,
             changed_ms,
@@ -259,6 +263,7 @@ impl From<NodeModel> for NodeView {
             health,
             removed,
             resumes,
+            resizing: resizing.is_some(),
             changed_ms,
         }
     }

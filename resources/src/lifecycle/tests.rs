@@ -1,5 +1,5 @@
 use proptest::prelude::*;
-use yiqiu_base::{Health, id::Node};
+use yiqiu_base::{Health, id::Node, size::Dimension};
 
 use super::*;
 use crate::model::{
@@ -229,6 +229,7 @@ fn node(state: NodeState, removed: bool) -> NodeModel {
         health: Health::None,
         removed,
         resumes: false,
+        resizing: None,
         revision: 1,
         request_id: String::new(),
         changed_ms: 0,
@@ -249,6 +250,7 @@ fn every_report_about_every_state() {
                     detail: String::new(),
                     ports: Vec::new(),
                     health: Health::None,
+                    sized: 0,
                 };
                 let was = matches!(before, NodeState::Running | NodeState::Stopping);
                 let is = matches!(after, NodeState::Running | NodeState::Stopping);

@@ -42,6 +42,26 @@ pub struct LineThen {
     pub size: Size,
 }
 
+/// Another name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Renamed {
+    /// Before.
+    pub from: String,
+    /// Since.
+    pub to: String,
+}
+
+/// Another size of a line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Resized {
+    /// Which line.
+    pub line: String,
+    /// Before.
+    pub from: Size,
+    /// Since.
+    pub to: Size,
+}
+
 /// What a change changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -66,6 +86,24 @@ pub enum Change {
         to_ms: Option<Ms>,
         /// Nodes that were powered on again.
         nodes: i64,
+    },
+    /// It was amended in place.
+    Amended {
+        /// Its name changed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<Renamed>,
+        /// Lines that came.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        added: Vec<LineThen>,
+        /// Lines that went.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        removed: Vec<LineThen>,
+        /// Lines of another size.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        resized: Vec<Resized>,
+        /// Lines of another name.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        renamed: Vec<Renamed>,
     },
     /// Its end came.
     Ending {

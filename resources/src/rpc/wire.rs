@@ -116,6 +116,7 @@ pub(super) fn node(node: NodeModel) -> wire::Node {
         health,
         removed: _,
         resumes: _,
+        resizing: _,
         revision: _,
         request_id: _,
         changed_ms: _,
@@ -265,8 +266,18 @@ fn driver(driver: agent::DriverStatus) -> Result<DriverStatus, Problem> {
 
 pub(super) fn report(report: agent::NodeReport) -> Result<Report, Problem> {
     let (state, health) = (NodeState::try_from(report.state())?, Health::from(report.health()));
-    let agent::NodeReport { node_id, state: _, generation, boot, detail, ports, at_ms: _, revision: _, health: _ } =
-        report;
+    let agent::NodeReport {
+        node_id,
+        state: _,
+        generation,
+        boot,
+        detail,
+        ports,
+        at_ms: _,
+        revision: _,
+        health: _,
+        sized,
+    } = report;
     Ok(Report {
         node_id: Id::parse(&node_id)?,
         state,
@@ -275,6 +286,7 @@ pub(super) fn report(report: agent::NodeReport) -> Result<Report, Problem> {
         detail: detail.chars().map(|c| if c.is_control() { ' ' } else { c }).take(500).collect(),
         ports: ports.into_iter().take(64).map(port_from).collect::<Result<_, _>>()?,
         health,
+        sized,
     })
 }
 
@@ -290,9 +302,10 @@ pub(super) fn sample(sample: agent::Sample) -> Result<Sample, Problem> {
         net_tx_bytes,
         block_read_bytes,
         block_write_bytes,
+        memory_bytes,
     } = sample;
     let counters = Counters { cpu_ns, memory_byte_ms, net_rx_bytes, net_tx_bytes, block_read_bytes, block_write_bytes };
-    Ok(Sample { node_id: Id::parse(&node_id)?, boot, seq, at_ms, counters })
+    Ok(Sample { node_id: Id::parse(&node_id)?, boot, seq, at_ms, counters, memory_bytes })
 }
 
 /// What one node should be, as its agent is told.

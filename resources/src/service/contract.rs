@@ -16,13 +16,10 @@ use yiqiu_base::{
 
 use super::{Service, scope};
 use crate::{
-    lifecycle::{largest_node, term, whole_hosts_are_for_ops},
-    model::{By, ContractModel, NewContract, NewLine, NodeModel, NodeSpec, Port, Runtime, Term, Variable},
+    lifecycle::{amend::LINES_MOST, largest_node, term, whole_hosts_are_for_ops},
+    model::{By, ContractModel, Forecast, NewContract, NewLine, NodeModel, NodeSpec, Port, Runtime, Term, Variable},
     store::{Admission, Admitted, NodeFilter, Store, contract_of},
 };
-
-/// The most lines of a contract.
-const LINES_MOST: usize = 500;
 
 /// One line as it is asked for.
 #[derive(Debug, Clone, Serialize)]
@@ -187,9 +184,9 @@ impl Service {
     }
 
     /// What [`Service::contract_create`] would say now, without claiming.
-    pub async fn contract_dry_run(&self, who: &Principal, request: &ContractRequest) -> Result<(), Problem> {
+    pub async fn contract_dry_run(&self, who: &Principal, request: &ContractRequest) -> Result<Forecast, Problem> {
         let contract = self.contract_checked(who, request).await?;
-        self.store().contract_dry_run(&contract).await
+        self.store().contract_dry_run(&contract, self.now()).await
     }
 
     async fn contract_checked(&self, who: &Principal, request: &ContractRequest) -> Result<NewContract, Problem> {
@@ -231,7 +228,7 @@ impl Service {
         })
     }
 
-    async fn line_checked(&self, who: &Principal, line: &LineRequest) -> Result<NewLine, Problem> {
+    pub(super) async fn line_checked(&self, who: &Principal, line: &LineRequest) -> Result<NewLine, Problem> {
         check_spec(line)?;
         // A line with an image, a size and a host's id needs nothing from the database before its admission.
         let host_id = line.host.parse::<uuid::Uuid>().ok().map(Id::from);

@@ -2,6 +2,7 @@
 //! a refusal; HTTP and gRPC only translate.
 
 mod agent;
+mod amend;
 mod contract;
 pub mod drain;
 pub mod host;
@@ -26,6 +27,7 @@ use yiqiu_base::{
 };
 
 pub use agent::{Connected, Hello};
+pub use amend::AmendRequest;
 pub use contract::{ContractRequest, LineRequest};
 pub use image::ImageFile;
 pub use sessions::Push;

@@ -20,8 +20,8 @@ use super::{
     rows::{CONTRACT, ContractRow},
 };
 use crate::{
-    lifecycle::{admit, hosts_named, term::begin},
-    model::{By, ContractModel, ContractState, HostModel, NewContract, NewLine, NodeModel},
+    lifecycle::{admit, amend::forecast, hosts_named, term::begin},
+    model::{By, ContractModel, ContractState, Forecast, HostModel, NewContract, NewLine, NodeModel},
 };
 
 /// A contract that waits for admission.
@@ -181,12 +181,15 @@ impl Store {
     }
 
     /// Decides without claiming: what an admission would say now.
-    pub async fn contract_dry_run(&self, contract: &NewContract) -> Result<(), Problem> {
+    pub async fn contract_dry_run(&self, contract: &NewContract, now: Ms) -> Result<Forecast, Problem> {
+        begin(contract.term, now)?;
         let transaction = self.database.begin().await?;
         let hosts = host_locked(&transaction, &hosts_named(&[contract])).await?;
         drop(transaction);
-        let mut hosts = hosts.into_iter().map(|h| (h.id, h)).collect();
-        admit(&[contract], &mut hosts).into_iter().collect()
+        let hosts: HashMap<Id<Host>, HostModel> = hosts.into_iter().map(|h| (h.id, h)).collect();
+        let mut then = hosts.clone();
+        admit(&[contract], &mut then).into_iter().collect::<Result<(), Problem>>()?;
+        Ok(forecast(&hosts, &then, None))
     }
 }
 
@@ -238,7 +241,7 @@ async fn contract_forget(transaction: &Transaction, admission: &Admission) -> Re
 
 /// Adds what was admitted to the hosts. The conditions in the statement decide: if they refuse what the rows read
 /// under lock had room for, the transaction fails as a whole.
-async fn hosts_charged(
+pub(super) async fn hosts_charged(
     transaction: &Transaction,
     hosts: &HashMap<Id<Host>, HostModel>,
     before: &HashMap<Id<Host>, (Size, i64)>,
@@ -247,7 +250,7 @@ async fn hosts_charged(
         .values()
         .filter_map(|h| {
             let (used, nodes) = before.get(&h.id)?;
-            (h.nodes != *nodes).then(|| (h.id, h.used.minus(*used), h.nodes - nodes))
+            (h.used != *used || h.nodes != *nodes).then(|| (h.id, h.used.minus(*used), h.nodes - nodes))
         })
         .collect();
     charged.sort_unstable_by_key(|(id, _, _)| *id);
@@ -300,7 +303,7 @@ pub fn contract_of(contract: &NewContract, now: Ms) -> ContractModel {
     }
 }
 
-fn node_of(admission: &Admission, line: &NewLine, host: &HostModel, now: Ms) -> NodeModel {
+pub(super) fn node_of(admission: &Admission, line: &NewLine, host: &HostModel, now: Ms) -> NodeModel {
     let contract = &admission.contract;
     // Before its contract starts, a node is off: it is made, and waits.
     let scheduled = contract.term.starts_ms.is_some_and(|starts| starts > now);
@@ -328,13 +331,14 @@ fn node_of(admission: &Admission, line: &NewLine, host: &HostModel, now: Ms) -> 
         health: Health::None,
         removed: false,
         resumes,
+        resizing: None,
         revision: 1,
         request_id: admission.request_id.clone(),
         changed_ms: now,
     }
 }
 
-fn lines_inserted(
+pub(super) fn lines_inserted(
     transaction: &mut Transaction,
     group: &[&Admission],
     admitted: &[usize],
@@ -373,7 +377,7 @@ fn lines_inserted(
 /// What the rows of new lines can break. A line id is used once, also after its contract was released: its meter
 /// segments stay.
 #[allow(clippy::needless_pass_by_value)] // used as `map_err(line_refused)`
-fn line_refused(error: sea_orm::DbErr) -> Problem {
+pub(super) fn line_refused(error: sea_orm::DbErr) -> Problem {
     if is_duplicate(&error) {
         return Problem::new(Code::AlreadyExists, "a line with this id is or was there already: mint a new one");
     }
@@ -433,6 +437,7 @@ fn node_row(node: &NodeModel) -> Result<Vec<Value>, Problem> {
         health,
         removed,
         resumes,
+        resizing: _, // a new node has its size
         revision,
         request_id,
         changed_ms,
@@ -467,13 +472,17 @@ fn node_row(node: &NodeModel) -> Result<Vec<Value>, Problem> {
 /// The events of a new contract: itself, and a meter segment for each line.
 fn created(transaction: &mut Transaction, admission: &Admission, now: Ms) {
     let contract = &admission.contract;
-    // The group's transaction serves many requests: each event tells of its own.
-    let mut emit = |event: NewEvent| {
-        transaction.emit(NewEvent { request_id: admission.request_id.clone(), ..event });
-    };
     let by = By { who: &contract.created_by, reason: &contract.reason };
     let payload = contract_payload(&contract_of(contract, now), by);
-    emit(NewEvent::new(now, "rcontract.created", &contract.owner, contract.id, &payload));
+    let event = NewEvent::new(now, "rcontract.created", &contract.owner, contract.id, &payload);
+    // The group's transaction serves many requests: each event tells of its own.
+    transaction.emit(NewEvent { request_id: admission.request_id.clone(), ..event });
+    lines_told(transaction, admission, now);
+}
+
+/// The events of new lines: a meter segment for each.
+pub(super) fn lines_told(transaction: &mut Transaction, admission: &Admission, now: Ms) {
+    let contract = &admission.contract;
     for line in &contract.lines {
         let opened = SegmentOpened {
             line_id: line.id.to_string(),
@@ -484,6 +493,7 @@ fn created(transaction: &mut Transaction, admission: &Admission, now: Ms) {
             size: Some(line.spec.size.into()),
             from_ms: now,
         };
-        emit(NewEvent::new(now, "segment.opened", &contract.owner, line.id, &opened));
+        let event = NewEvent::new(now, "segment.opened", &contract.owner, line.id, &opened);
+        transaction.emit(NewEvent { request_id: admission.request_id.clone(), ..event });
     }
 }

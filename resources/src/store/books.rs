@@ -1,6 +1,6 @@
 //! The books: what must hold after every commit, checked against the tables themselves.
 
-use sea_orm::ConnectionTrait;
+use sea_orm::{ConnectionTrait, DbBackend};
 use serde::Serialize;
 use utoipa::ToSchema;
 use yiqiu_base::{Problem, database::sql};
@@ -21,7 +21,7 @@ pub struct Books {
 }
 
 /// Each rule as the query that finds what breaks it. The one column is the sentence.
-const RULES: [&str; 9] = [
+const RULES: [&str; 10] = [
     // Book 1: `used` is what the claims and their overhead say.
     "SELECT 'host ' || host.name || ' counts as used what its claims do not say' AS fault FROM host \
      LEFT JOIN (SELECT host_id, COUNT(*) AS n, SUM(cpu) AS cpu, SUM(memory) AS memory, SUM(disk) AS disk, \
@@ -46,11 +46,14 @@ const RULES: [&str; 9] = [
     "SELECT 'line ' || line.name || ' has no node' AS fault FROM line LEFT JOIN node ON node.line_id = line.id \
      AND node.host_id = line.host_id WHERE node.id IS NULL",
     "SELECT 'rcontract ' || rcontract.name || ' is ' || rcontract.state || ' and does not hold what it should' AS fault \
-     FROM rcontract LEFT JOIN (SELECT rcontract_id, COUNT(*) AS n FROM line GROUP BY rcontract_id) AS held \
+     FROM rcontract LEFT JOIN (SELECT rcontract_id, COUNT(*) AS n, SUM(CASE WHEN removed THEN 0 ELSE 1 END) AS standing \
+     FROM node GROUP BY rcontract_id) AS held \
      ON held.rcontract_id = rcontract.id WHERE (rcontract.state IN ('scheduled', 'active', 'ending') \
-     AND COALESCE(held.n, 0) <> rcontract.lines) \
+     AND COALESCE(held.standing, 0) <> rcontract.lines) \
      OR (rcontract.state = 'released' AND COALESCE(held.n, 0) <> 0) \
      OR (rcontract.state = 'releasing' AND COALESCE(held.n, 0) = 0)",
+    "SELECT 'line ' || line.name || ' has a node of another name' AS fault FROM line \
+     JOIN node ON node.line_id = line.id WHERE line.name <> node.name",
     // Book 4: the segments of a line follow each other.
     "SELECT 'segment ' || a.ordinal || ' of a line does not begin where the one before ends' AS fault \
      FROM segment AS a LEFT JOIN segment AS b ON b.line_id = a.line_id AND b.ordinal = a.ordinal - 1 \
@@ -64,13 +67,32 @@ const SHORT: &str = "SELECT name FROM host WHERE nodes > 0 AND (used_cpu > renta
     OR used_memory > rentable_memory OR used_disk > rentable_disk OR used_iops > rentable_iops) \
     ORDER BY name LIMIT 100";
 
+/// Book 2: a node is wished the size that its line holds; while a host has not confirmed another one, at most that.
+fn bound(backend: DbBackend) -> String {
+    let wished = |part: &str| match backend {
+        DbBackend::Postgres => format!("(node.spec::json -> 'size' ->> '{part}')::bigint"),
+        _ => format!("json_extract(node.spec, '$.size.{part}')"),
+    };
+    let differs =
+        [("cpu", "cpu_millicores"), ("memory", "memory_bytes"), ("disk", "disk_bytes"), ("iops", "disk_iops")]
+            .map(|(column, part)| {
+                let wished = wished(part);
+                format!("{wished} > line.{column} OR (node.resizing IS NULL AND {wished} <> line.{column})")
+            })
+            .join(" OR ");
+    format!(
+        "SELECT 'line ' || line.name || ' holds another size than its node is wished' AS fault FROM line \
+         JOIN node ON node.line_id = line.id WHERE {differs}"
+    )
+}
+
 impl Store {
     /// Checks every rule in one snapshot.
     pub async fn books(&self) -> Result<Books, Problem> {
         let backend = self.database.backend();
         let snapshot = self.database.snapshot().await?;
         let mut books = Books::default();
-        for rule in RULES {
+        for rule in RULES.map(str::to_owned).into_iter().chain([bound(backend)]) {
             for row in snapshot.query_all_raw(sql(backend, &format!("{rule} LIMIT 100"), [])).await? {
                 books.faults.push(row.try_get("", "fault")?);
             }

@@ -162,6 +162,7 @@ fn kind(change: &Change) -> &'static str {
         Change::Created { .. } => "rcontract.created",
         Change::Started { .. } => "rcontract.started",
         Change::Renewed { .. } => "rcontract.renewed",
+        Change::Amended { .. } => "rcontract.amended",
         Change::Ending { .. } => "rcontract.ending",
         Change::Expired => "rcontract.expired",
         Change::Releasing => "rcontract.releasing",

@@ -1,6 +1,7 @@
 //! The tables of Resources: the only place that knows them. Functions are named noun first.
 
 mod admission;
+mod amend;
 mod area;
 mod books;
 mod contract;
@@ -14,6 +15,7 @@ mod term;
 mod usage;
 
 pub use admission::{Admission, Admitted, contract_of};
+pub use amend::Amending;
 pub use books::Books;
 pub use host::{DrainLeft, Holder, HostFacts, HostFilter, HostLabels, HostOrder, HostSort, NewHost, Place};
 pub use node::{NodeFilter, Reported};

@@ -16,8 +16,9 @@ use yiqiu_proto::resources::{NodeChanged, SegmentClosed, SegmentOpened};
 
 use super::{
     Store,
+    amend::resize_confirmed,
     contract::contract_closed_if_empty,
-    rows::{NODE, NodeRow, models},
+    rows::{NODE, NodeRow, models, size},
     stale,
 };
 use crate::{
@@ -93,7 +94,7 @@ impl Store {
     pub async fn node_unsettled(&self, changed_before: Ms, after: Option<Id<Node>>) -> Result<Vec<NodeModel>, Problem> {
         let text = format!(
             "SELECT {NODE} FROM node JOIN host ON host.id = node.host_id AND host.seen = 'connected' \
-             WHERE node.id > ? AND node.changed_ms < ? AND (node.removed \
+             WHERE node.id > ? AND node.changed_ms < ? AND (node.removed OR node.resizing IS NOT NULL \
              OR (node.power = 'on' AND node.carried < node.generation) OR (node.power = 'off' \
              AND node.state IN ('running', 'starting', 'stopping', 'preparing'))) ORDER BY node.id LIMIT 1000"
         );
@@ -200,7 +201,9 @@ impl Store {
         in_order.sort_by_key(|reported| reported.host_id);
         for Reported { host_id, report } in in_order {
             let Some(node) = nodes.get_mut(&report.node_id).filter(|n| n.host_id == *host_id) else { continue };
+            let resized = node.resizing.is_some_and(|wanted| report.sized >= wanted);
             match observe(node, report) {
+                Observed::Nothing if resized => {}
                 Observed::Nothing => continue,
                 Observed::Gone => {
                     gone(&mut transaction, node, now).await?;
@@ -225,10 +228,15 @@ impl Store {
                     if let Some(power) = metered_as {
                         segment_switch(&mut transaction, node, power, now).await?;
                     }
-                    let Report { node_id: _, state, generation, boot, detail, ports, health } = report.clone();
+                    let Report { node_id: _, state, generation, boot, detail, ports, health, sized: _ } =
+                        report.clone();
                     (node.state, node.carried, node.boot) = (state, generation, boot);
                     (node.detail, node.ports, node.health) = (detail, ports, health);
                 }
+            }
+            if resized {
+                resize_confirmed(&mut transaction, node, now).await?;
+                node.resizing = None;
             }
             node.changed_ms = now;
             seen(&mut transaction, node)?;
@@ -304,28 +312,55 @@ async fn gone(transaction: &mut Transaction, node: &NodeModel, now: Ms) -> Resul
     Ok(())
 }
 
-/// Closes the open segment of a line, and returns its number and its end, which is never before its start.
-async fn segment_close(transaction: &mut Transaction, node: &NodeModel, now: Ms) -> Result<(i64, Ms), Problem> {
+/// A segment that was closed just now.
+struct Closed {
+    ordinal: i64,
+    to_ms: Ms,
+    power: Power,
+    size: Size,
+}
+
+/// Closes the open segment of a line. Its end is never before its start.
+async fn segment_close(transaction: &mut Transaction, node: &NodeModel, now: Ms) -> Result<Closed, Problem> {
     let row = transaction
         .query_one_raw(sql(
             transaction.get_database_backend(),
             "UPDATE segment SET to_ms = CASE WHEN from_ms > ? THEN from_ms ELSE ? END \
-             WHERE line_id = ? AND to_ms IS NULL RETURNING ordinal, from_ms, to_ms",
+             WHERE line_id = ? AND to_ms IS NULL RETURNING ordinal, from_ms, to_ms, power, cpu, memory, disk, iops",
             [now.into(), now.into(), node.line_id.uuid().into()],
         ))
         .await?
         .ok_or_else(|| Problem::internal("a line had no open segment"))?;
-    let (ordinal, from_ms, to_ms) =
-        (row.try_get("", "ordinal")?, row.try_get("", "from_ms")?, row.try_get("", "to_ms")?);
+    let column = |name| row.try_get::<i64>("", name);
+    let (from_ms, to_ms) = (column("from_ms")?, column("to_ms")?);
     let payload = SegmentClosed { line_id: node.line_id.to_string(), from_ms, to_ms };
     transaction.emit(NewEvent::new(now, "segment.closed", &node.owner, node.line_id, &payload));
-    Ok((ordinal, to_ms))
+    let power: String = row.try_get("", "power")?;
+    let size = size(column("cpu")?, column("memory")?, column("disk")?, column("iops")?);
+    Ok(Closed { ordinal: column("ordinal")?, to_ms, power: stored(&power)?, size })
 }
 
 /// Meters a claim as another power state from now on: the next segment begins where the last one ends.
 async fn segment_switch(transaction: &mut Transaction, node: &NodeModel, power: Power, now: Ms) -> Result<(), Problem> {
-    let (ordinal, at) = segment_close(transaction, node, now).await?;
-    let Size { cpu_millicores, memory_bytes, disk_bytes, disk_iops } = node.spec.size;
+    let closed = segment_close(transaction, node, now).await?;
+    segment_open(transaction, node, Closed { power, ..closed }, now).await
+}
+
+/// Meters a claim under another size, and the node's name as it is now, from now on.
+pub(super) async fn segment_change(
+    transaction: &mut Transaction,
+    node: &NodeModel,
+    size: Size,
+    now: Ms,
+) -> Result<(), Problem> {
+    let closed = segment_close(transaction, node, now).await?;
+    segment_open(transaction, node, Closed { size, ..closed }, now).await
+}
+
+/// Opens the segment that follows one that was closed.
+async fn segment_open(transaction: &mut Transaction, node: &NodeModel, after: Closed, now: Ms) -> Result<(), Problem> {
+    let Closed { ordinal, to_ms: from_ms, power, size } = after;
+    let Size { cpu_millicores, memory_bytes, disk_bytes, disk_iops } = size;
     transaction
         .execute_raw(sql(
             transaction.get_database_backend(),
@@ -334,7 +369,7 @@ async fn segment_switch(transaction: &mut Transaction, node: &NodeModel, power: 
             [
                 node.line_id.uuid().into(),
                 (ordinal + 1).into(),
-                at.into(),
+                from_ms.into(),
                 power.as_str().into(),
                 cpu_millicores.into(),
                 memory_bytes.into(),
@@ -349,8 +384,8 @@ async fn segment_switch(transaction: &mut Transaction, node: &NodeModel, power: 
         owner: node.owner.clone(),
         node_name: node.name.clone(),
         power: power.as_str().to_owned(),
-        size: Some(node.spec.size.into()),
-        from_ms: at,
+        size: Some(size.into()),
+        from_ms,
     };
     transaction.emit(NewEvent::new(now, "segment.opened", &node.owner, node.line_id, &payload));
     Ok(())

@@ -57,7 +57,7 @@ pub(super) struct HostRow {
     created_ms: i64,
 }
 
-fn size(cpu_millicores: i64, memory_bytes: i64, disk_bytes: i64, disk_iops: i64) -> Size {
+pub(super) fn size(cpu_millicores: i64, memory_bytes: i64, disk_bytes: i64, disk_iops: i64) -> Size {
     Size { cpu_millicores, memory_bytes, disk_bytes, disk_iops }
 }
 
@@ -203,7 +203,7 @@ impl TryFrom<ContractRow> for ContractModel {
 /// The columns of [`NodeRow`].
 pub(super) const NODE: &str = "node.id, node.line_id, node.rcontract_id, node.host_id, node.owner, node.name, \
     node.spec, node.power, node.generation, node.reboot, node.grace_ms, node.state, node.carried, \
-    node.boot, node.detail, node.ports, node.health, node.removed, node.resumes, node.revision, node.request_id, node.changed_ms, \
+    node.boot, node.detail, node.ports, node.health, node.removed, node.resumes, node.resizing, node.revision, node.request_id, node.changed_ms, \
     (SELECT host.name FROM host WHERE host.id = host_id) AS host_name, \
     (SELECT host.state FROM host WHERE host.id = host_id) AS host_state, \
     (SELECT host.node_type FROM host WHERE host.id = host_id) AS node_type";
@@ -229,6 +229,7 @@ pub(super) struct NodeRow {
     health: String,
     removed: bool,
     resumes: bool,
+    resizing: Option<i64>,
     revision: i64,
     request_id: String,
     changed_ms: i64,
@@ -260,6 +261,7 @@ impl TryFrom<NodeRow> for NodeModel {
             health,
             removed,
             resumes,
+            resizing,
             revision,
             request_id,
             changed_ms,
@@ -287,6 +289,7 @@ impl TryFrom<NodeRow> for NodeModel {
             health: stored(&health)?,
             removed,
             resumes,
+            resizing,
             revision,
             request_id,
             changed_ms,

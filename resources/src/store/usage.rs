@@ -88,11 +88,13 @@ impl Store {
                 .execute_raw(sql(
                     backend,
                     "INSERT INTO usage_counter (line_id, boot, seq, at_ms, cpu_ns, memory_byte_ms, net_rx_bytes, \
-                     net_tx_bytes, block_read_bytes, block_write_bytes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+                     net_tx_bytes, block_read_bytes, block_write_bytes, memory_bytes) \
+                     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
                      ON CONFLICT (line_id, boot) DO UPDATE SET seq = excluded.seq, at_ms = excluded.at_ms, \
                      cpu_ns = excluded.cpu_ns, memory_byte_ms = excluded.memory_byte_ms, \
                      net_rx_bytes = excluded.net_rx_bytes, net_tx_bytes = excluded.net_tx_bytes, \
-                     block_read_bytes = excluded.block_read_bytes, block_write_bytes = excluded.block_write_bytes \
+                     block_read_bytes = excluded.block_read_bytes, block_write_bytes = excluded.block_write_bytes, \
+                     memory_bytes = excluded.memory_bytes \
                      WHERE excluded.seq > usage_counter.seq",
                     [
                         node.line_id.uuid().into(),
@@ -105,6 +107,7 @@ impl Store {
                         net_tx_bytes.into(),
                         block_read_bytes.into(),
                         block_write_bytes.into(),
+                        sample.memory_bytes.max(0).into(),
                     ],
                 ))
                 .await?;

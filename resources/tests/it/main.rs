@@ -1,6 +1,7 @@
 //! Resources as its callers see it, on SQLite and on PostgreSQL.
 
 mod agents;
+mod amend;
 mod contracts;
 mod drains;
 mod histories;

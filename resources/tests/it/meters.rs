@@ -80,6 +80,7 @@ async fn each_reading_counts_once() {
             seq,
             at_ms: tier.clock.now(),
             counters: Counters { cpu_ns, ..Counters::default() },
+            memory_bytes: 0,
         };
         // Twice the same block, one from before, one whose counters run backwards, and a new boot.
         for block in [

@@ -165,5 +165,14 @@ pub(crate) fn report(node: &NodeModel, state: NodeState) -> Report {
 }
 
 pub(crate) fn report_of(node_id: Id<Node>, state: NodeState, generation: i64, boot: i64) -> Report {
-    Report { node_id, state, generation, boot, detail: String::new(), ports: Vec::new(), health: Health::None }
+    Report {
+        node_id,
+        state,
+        generation,
+        boot,
+        detail: String::new(),
+        ports: Vec::new(),
+        health: Health::None,
+        sized: 0,
+    }
 }

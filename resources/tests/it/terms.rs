@@ -19,6 +19,7 @@ fn kinds(entries: &[Entry]) -> Vec<&'static str> {
         Change::Created { .. } => "created",
         Change::Started { .. } => "started",
         Change::Renewed { .. } => "renewed",
+        Change::Amended { .. } => "amended",
         Change::Ending { .. } => "ending",
         Change::Expired => "expired",
         Change::Releasing => "releasing",

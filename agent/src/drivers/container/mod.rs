@@ -26,6 +26,7 @@ use bollard::{
 use futures::StreamExt;
 use tokio::sync::mpsc;
 use yiqiu_base::{NodeType, Size};
+use yiqiu_proto::common::NodeSpec;
 
 use self::{
     engine::{Connected, Engine, is_status},
@@ -253,8 +254,19 @@ impl Driver for ContainerDriver {
         let options = CreateContainerOptions { name: Some(container_name(make.node)), ..Default::default() };
         match engine.docker.create_container(Some(options), body).await {
             Ok(_) => Ok(()),
-            Err(error) if is_status(&error, 409) => self.look(&engine, make.node).await.map(drop),
+            Err(error) if is_status(&error, 409) => {
+                self.look(&engine, make.node).await?;
+                self.resize(make.node, &make.spec).await
+            }
             Err(error) => Err(self.engine.error("the container cannot be made", error)),
+        }
+    }
+
+    async fn resize(&self, node: NodeId, spec: &NodeSpec) -> Result<(), DriverError> {
+        let engine = self.engine.get().await?;
+        match engine.docker.update_container(&container_name(node), shape::resized(cgroup::Limits::of(spec))).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.engine.error("the container's limits cannot be changed", error)),
         }
     }
 

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use bollard::models::{
-    ContainerCreateBody, ContainerInspectResponse, HealthConfig, HealthStatusEnum, HostConfig, HostConfigLogConfig,
-    Mount as DockerMount, MountTmpfsOptions, MountType, MountVolumeOptions, PortBinding, RestartPolicy,
-    RestartPolicyNameEnum,
+    ContainerCreateBody, ContainerInspectResponse, ContainerUpdateBody, HealthConfig, HealthStatusEnum, HostConfig,
+    HostConfigLogConfig, Mount as DockerMount, MountTmpfsOptions, MountType, MountVolumeOptions, PortBinding,
+    RestartPolicy, RestartPolicyNameEnum,
 };
 use yiqiu_base::{Health, size::bytes_shown};
 use yiqiu_proto::common::{HealthCheck, Mount, NodeSpec, PortMapping, Runtime};
@@ -110,6 +110,17 @@ pub(super) fn body(
         host_config: Some(host_config),
         ..ContainerCreateBody::default()
     })
+}
+
+/// The limits of a container of another size. Once `nano_cpus` is set, it is what has to be updated.
+pub(super) fn resized(limits: Limits) -> ContainerUpdateBody {
+    let Limits { cpu_millicores, memory_bytes, pids: _ } = limits; // no size has a say in those
+    ContainerUpdateBody {
+        nano_cpus: Some(cpu_millicores.saturating_mul(1_000_000)),
+        memory: Some(memory_bytes),
+        memory_swap: Some(memory_bytes), // together with swap: none
+        ..ContainerUpdateBody::default()
+    }
 }
 
 /// A volume carries the marks of its node and host, so that it is found when its container is gone.
