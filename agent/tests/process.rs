@@ -309,3 +309,29 @@ async fn what_ran_when_its_machine_restarted_reads_so() {
     server.state(node, NodeState::Gone).await;
     agent.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_size_binds_what_runs() {
+    let (server, folder, node) = (Server::new(), tempfile::tempdir().unwrap(), NodeId::new());
+    let _ends = EndGroup(node);
+    let agent = Agent::in_folder(folder.path(), &server);
+    let wish = |revision, cpu, memory| {
+        let mut assignment = sh(node, "exec sleep 1000", Power::On, 1);
+        assignment.spec.as_mut().unwrap().size = size(cpu, memory);
+        Assignment { revision, ..assignment }
+    };
+    let memory = || std::fs::read_to_string(group("memory", node, "memory.limit_in_bytes")).unwrap();
+    server.assign(&wish(1, 500, 64 << 20));
+    server.report(node, Duration::from_secs(30), |r| r.state() == words::NodeState::Running && r.sized == 1).await;
+    let running = pids(node);
+    for (revision, cpu, bytes) in [(2, 1_000, 128 << 20), (3, 250, 32 << 20)] {
+        server.assign(&wish(revision, cpu, bytes));
+        server.report(node, Duration::from_secs(30), |r| r.sized == revision).await;
+        let quota = std::fs::read_to_string(group("cpu", node, "cpu.cfs_quota_us")).unwrap();
+        assert_eq!((quota.trim(), memory().trim()), (&*(cpu * 100).to_string(), &*bytes.to_string()));
+    }
+    assert_eq!(pids(node), running, "it runs on");
+    server.assign(&Assignment { removed: true, revision: 9, ..sh(node, "", Power::Off, 2) });
+    server.state(node, NodeState::Gone).await;
+    agent.end().await;
+}

@@ -7,7 +7,10 @@ use std::{
 
 use yiqiu_agent::driver::NodeId;
 use yiqiu_base::{NodeState, Power};
-use yiqiu_proto::common::{NodeState as Word, Runtime};
+use yiqiu_proto::{
+    agent::{Assignment, NodeReport},
+    common::{NodeState as Word, Power as WordPower, Runtime},
+};
 
 use crate::{
     bench::{Bench, cpuacct, docker_socket},
@@ -85,5 +88,42 @@ async fn a_fork_bomb_is_held_by_the_number_of_processes() {
     for node in [bomb, usual] {
         bench.remove(node).await;
     }
+    agent.end().await;
+}
+
+/// Another size binds what runs, without a restart, and is reported when it does; what would not hold what is used
+/// now is told and tried again.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_size_binds_what_runs() {
+    let bench = Bench::new(docker_socket());
+    let (server, agent, node) = (&bench.server, bench.agent().await, NodeId::new());
+    // Holds 40 MB until it is told to let go: the shell keeps what it read.
+    let script =
+        "x=$(dd if=/dev/zero bs=1M count=20 2>/dev/null | tr '\\0' a); trap 'x=' USR1; while :; do sleep 0.1; done";
+    let wish =
+        |revision, cpu, memory| Assignment { revision, ..bench.with(node, script, |s| s.size = size(cpu, memory)) };
+    let bound = || bench.inspect(node, "{{.HostConfig.NanoCpus}} {{.HostConfig.Memory}}");
+    server.assign(&wish(1, 500, 256 << 20));
+    let report = server.report(node, Duration::from_secs(60), |r| r.state() == Word::Running && r.sized == 1).await;
+    let (boot, started) = (report.boot, bench.inspect(node, "{{.State.StartedAt}}"));
+
+    server.assign(&wish(2, 1_500, 512 << 20));
+    let report = server.report(node, Duration::from_secs(30), |r| r.sized == 2).await;
+    assert_eq!((report.boot, bound()), (boot, format!("1500000000 {}", 512 << 20)), "{}", shown(&report));
+    server.assign(&wish(3, 200, 128 << 20));
+    server.report(node, Duration::from_secs(30), |r| r.sized == 3).await;
+    assert_eq!(bound(), format!("200000000 {}", 128 << 20));
+    assert_eq!(bench.inspect(node, "{{.State.StartedAt}}"), started, "it runs on");
+
+    server.assign(&wish(4, 200, 8 << 20));
+    let told = |r: &NodeReport| r.detail.contains("cannot shrink to 8 MiB of memory yet: it uses");
+    let report = server.report(node, Duration::from_secs(60), |r| r.revision == 4 && told(r)).await;
+    assert_eq!((report.sized, report.state()), (0, Word::Running), "{}", shown(&report));
+    assert_eq!(bound(), format!("200000000 {}", 128 << 20), "what runs is not killed for it");
+    // Off it uses nothing: the size is bound then.
+    server.assign(&Assignment { generation: 2, power: WordPower::Off.into(), ..wish(5, 200, 8 << 20) });
+    server.report(node, Duration::from_secs(60), |r| r.state() == Word::Off && r.sized == 5).await;
+    assert_eq!(bound(), format!("200000000 {}", 8 << 20));
+    bench.remove(node).await;
     agent.end().await;
 }

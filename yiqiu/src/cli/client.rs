@@ -52,6 +52,8 @@ struct Ask<'a> {
     url: Url,
     body: Option<&'a Value>,
     idempotency_key: Option<String>,
+    /// The generation that the caller has seen.
+    if_match: Option<i64>,
     patience: Duration,
 }
 
@@ -109,6 +111,18 @@ impl Client {
         self.ask(Method::PATCH, tier, path, &[], Some(body)).await
     }
 
+    /// `PATCH`, safe to repeat, of what is still at this generation.
+    pub async fn patch_seen(
+        &self,
+        tier: Tier,
+        path: &[&str],
+        query: &[(&str, &str)],
+        body: &Value,
+        generation: Option<i64>,
+    ) -> Outcome<Value> {
+        self.ask_seen(Method::PATCH, tier, path, query, Some(body), generation).await
+    }
+
     /// `PUT` of JSON.
     pub async fn put(&self, tier: Tier, path: &[&str], body: &Value) -> Outcome<Value> {
         self.ask(Method::PUT, tier, path, &[], Some(body)).await
@@ -122,8 +136,14 @@ impl Client {
     /// `GET` of what is not JSON.
     pub async fn get_text(&self, tier: Tier, path: &[&str], query: &[(&str, &str)]) -> Outcome<String> {
         let url = self.url(tier, path, query).await?;
-        let ask =
-            Ask { method: Method::GET, url, body: None, idempotency_key: None, patience: Duration::from_secs(60) };
+        let ask = Ask {
+            method: Method::GET,
+            url,
+            body: None,
+            idempotency_key: None,
+            if_match: None,
+            patience: Duration::from_secs(60),
+        };
         self.send(ask).await?.text().await.map_err(|error| Failure::Failed(chain(&error)))
     }
 
@@ -178,10 +198,22 @@ impl Client {
         query: &[(&str, &str)],
         body: Option<&Value>,
     ) -> Outcome<Value> {
+        self.ask_seen(method, tier, path, query, body, None).await
+    }
+
+    async fn ask_seen(
+        &self,
+        method: Method,
+        tier: Tier,
+        path: &[&str],
+        query: &[(&str, &str)],
+        body: Option<&Value>,
+        if_match: Option<i64>,
+    ) -> Outcome<Value> {
         let url = self.url(tier, path, query).await?;
-        let idempotency_key = (method == Method::POST)
+        let idempotency_key = matches!(method, Method::POST | Method::PATCH)
             .then(|| self.idempotency_key.clone().unwrap_or_else(|| Id::<Command>::new().to_string()));
-        let ask = Ask { method, url, body, idempotency_key, patience: Duration::from_secs(60) };
+        let ask = Ask { method, url, body, idempotency_key, if_match, patience: Duration::from_secs(60) };
         json(self.send(ask).await?).await
     }
 
@@ -196,6 +228,9 @@ impl Client {
             }
             if let Some(key) = &ask.idempotency_key {
                 request = request.header("Idempotency-Key", key);
+            }
+            if let Some(generation) = ask.if_match {
+                request = request.header(header::IF_MATCH, format!("\"{generation}\""));
             }
             match request.send().await {
                 Err(error) if attempt == TRIES => return Err(self.unreachable(&error)),
@@ -256,7 +291,7 @@ impl Client {
                 let mut url = self.server.clone();
                 url.set_path("/v1/endpoints");
                 let patience = Duration::from_secs(10);
-                let ask = Ask { method: Method::GET, url, body: None, idempotency_key: None, patience };
+                let ask = Ask { method: Method::GET, url, body: None, idempotency_key: None, if_match: None, patience };
                 json(self.send(ask).await?).await
             })
             .await?;

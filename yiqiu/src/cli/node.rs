@@ -17,12 +17,13 @@ use super::{
     noun::Noun,
     output::{As, Column},
     owned::{self, InProject},
+    rcontract,
     runtime::ms,
     time::parse_span,
     wait::{self, Progress},
 };
 
-const NODE: Noun = Noun {
+pub(super) const NODE: Noun = Noun {
     word: "node",
     tier: Tier::Resources,
     path: "nodes",
@@ -54,6 +55,10 @@ pub enum Node {
     PowerOn(Power),
     /// Stops a node; its claim stays. It is asked to end, and killed after a while.
     PowerOff(Stop),
+    /// Gives a node another size, running or not: its limits change without a restart.
+    Resize(rcontract::Resize),
+    /// Gives a node another name.
+    Rename(rcontract::Rename),
     /// Stops a node if it runs, and starts it: once.
     Reboot(Stop),
 }
@@ -89,6 +94,8 @@ pub async fn node(session: &Session, verb: Node) -> Outcome {
         Node::PowerOff(Stop { power, grace }) => {
             power_node(session, power, "power", with_grace(json!({"power": "off"}), grace)).await
         }
+        Node::Resize(asked) => rcontract::resize_node(session, asked).await,
+        Node::Rename(asked) => rcontract::rename_node(session, asked).await,
         Node::Reboot(Stop { power, grace }) => power_node(session, power, "reboot", with_grace(json!({}), grace)).await,
     }
 }
@@ -109,7 +116,7 @@ async fn power_node(session: &Session, mut ask: Power, verb: &str, mut body: Val
 }
 
 /// The API knows nodes by id: names are unique in their contract only. A name that only one node has is as good.
-async fn node_id(session: &Session, name: String, within: &InProject) -> Outcome<String> {
+pub(super) async fn node_id(session: &Session, name: String, within: &InProject) -> Outcome<String> {
     if name.parse::<Id<id::Node>>().is_ok() {
         return Ok(name);
     }

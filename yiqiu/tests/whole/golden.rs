@@ -21,6 +21,7 @@ fn the_command_line() {
         &["host", "--help"],
         &["rcontract", "--help"],
         &["rcontract", "create", "--help"],
+        &["rcontract", "amend", "--help"],
         &["rcontract", "renew", "--help"],
         &["ccontract", "create", "--help"],
         &["component", "--help"],

@@ -1,5 +1,7 @@
 //! `rcontract`: contracts of exact resources on named hosts.
 
+mod amend;
+
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -18,6 +20,8 @@ use super::{
     time, wait,
     workload::{SizeArgs, WorkloadArgs, read_file},
 };
+
+pub use amend::{Rename, Resize, rename_node, resize_node};
 
 const RCONTRACT: Noun = Noun {
     word: "rcontract",
@@ -56,6 +60,8 @@ pub enum RContract {
         #[command(flatten)]
         within: InProject,
     },
+    /// Changes it in place: lines come, go, and change size or name in one step.
+    Amend(Box<amend::Amend>),
     /// Moves its end; in the grace after its end, its nodes are powered on again.
     #[command(group(clap::ArgGroup::new("end").required(true)))]
     Renew {
@@ -191,8 +197,10 @@ pub async fn run(session: &Session, verb: RContract) -> Outcome {
         RContract::Create(asked) => create(session, *asked).await,
         RContract::List(within) => owned::list(session, &RCONTRACT, &[], &within).await,
         RContract::Get { rcontract, within } => {
-            RCONTRACT.get(session, &owned::find(session, &RCONTRACT, rcontract, &within).await?).await
+            let rcontract = owned::find(session, &RCONTRACT, rcontract, &within).await?;
+            amend::show_whole(session, &RCONTRACT.fetch(session, &rcontract).await?)
         }
+        RContract::Amend(asked) => amend::amend(session, *asked).await,
         RContract::Renew { rcontract, within, ends, open: _, why } => {
             let rcontract = owned::find(session, &RCONTRACT, rcontract, &within).await?;
             let ends = ends.map(|ends| point(&ends, session.now_ms())).transpose()?;
@@ -224,15 +232,14 @@ async fn create(session: &Session, asked: CreateRContract) -> Outcome {
     let query: &[(&str, &str)] = if asked.dry_run { &[("dry_run", "true")] } else { &[] };
     let body = asked.body(session.now_ms())?;
     let made = session.client.post(RCONTRACT.tier, &[RCONTRACT.path], query, &body).await?;
-    if asked.dry_run && made.is_null() {
-        output::note("it would be claimed");
-        return Ok(());
+    if asked.dry_run {
+        return show_forecast(session, &made);
     }
     if made["state"] == "scheduled" {
         let starts = output::shown(As::Time, &made["starts_ms"]);
         output::note(format_args!("held from now on; its nodes start at {starts}"));
     }
-    if asked.dry_run || !asked.wait {
+    if !asked.wait {
         return RCONTRACT.show(session, &made);
     }
     let id = id_of(&made)?;
@@ -242,6 +249,25 @@ async fn create(session: &Session, asked: CreateRContract) -> Outcome {
     })
     .await?;
     RCONTRACT.show(session, &done)
+}
+
+const FORECAST: &[Column] = &[
+    Column("HOST", &["/host"], As::Text),
+    Column("NODES", &["/nodes"], As::Text),
+    Column("ASKED", &["/asked"], As::Size),
+    Column("OVERHEAD", &["/overhead"], As::Size),
+    Column("FREE BEFORE", &["/free_before"], As::Size),
+    Column("FREE AFTER", &["/free_after"], As::Size),
+    Column("RETURNS LATER", &["/returns"], As::Size),
+];
+
+/// What would be claimed where.
+fn show_forecast(session: &Session, forecast: &Value) -> Outcome {
+    output::list(session.format, FORECAST, forecast["hosts"].as_array().map_or(&[], Vec::as_slice))?;
+    if session.format == Format::Table {
+        output::note("nothing was claimed");
+    }
+    Ok(())
 }
 
 fn point(text: &str, now_ms: i64) -> Outcome<i64> {
@@ -286,8 +312,28 @@ fn in_words(change: &Value) -> String {
         "started" => format!("started{}", nodes()),
         "renewed" => format!("renewed: {} instead of {}{}", time("to_ms"), time("from_ms"), nodes()),
         "ending" => format!("ended{}; released at {} unless renewed", nodes(), time("release_ms")),
+        "amended" => amended(change),
         kind => kind.to_owned(),
     }
+}
+
+fn amended(change: &Value) -> String {
+    let list = |key: &str| change[key].as_array().cloned().unwrap_or_default();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let size = |value: &Value| output::shown(As::Size, value);
+    let mut words = Vec::new();
+    if let Value::Object(_) = &change["name"] {
+        words.push(format!("renamed to {}", text(&change["name"]["to"])));
+    }
+    words.extend(list("added").iter().map(|l| format!("+ {}", line(l))));
+    words.extend(list("removed").iter().map(|l| format!("- {}", line(l))));
+    let resized = list("resized");
+    words.extend(
+        resized.iter().map(|l| format!("{}: {} instead of {}", text(&l["line"]), size(&l["to"]), size(&l["from"]))),
+    );
+    let renamed = list("renamed");
+    words.extend(renamed.iter().map(|l| format!("{} is now {}", text(&l["from"]), text(&l["to"]))));
+    format!("amended: {}", words.join("; "))
 }
 
 fn line(line: &Value) -> String {
