@@ -2,6 +2,7 @@
 
 mod contract;
 mod drain;
+mod elevation;
 mod host;
 mod image;
 mod node;
@@ -27,6 +28,7 @@ pub fn router(service: Service) -> OpenApiRouter {
         .routes(routes!(place::zone_get, place::zone_delete))
         .routes(routes!(place::rack_create, place::rack_list))
         .routes(routes!(place::rack_get, place::rack_delete))
+        .routes(routes!(elevation::get))
         .routes(routes!(pool::create, pool::list))
         .routes(routes!(pool::get, pool::change, pool::delete))
         .routes(routes!(host::create, host::list))

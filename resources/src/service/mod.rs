@@ -8,7 +8,7 @@ pub mod drain;
 pub mod host;
 mod image;
 mod node;
-mod place;
+pub mod place;
 mod pool;
 mod sessions;
 mod term;

@@ -1,5 +1,7 @@
 //! Regions, zones and racks: what ops say of the data centre.
 
+use std::collections::HashMap;
+
 use yiqiu_base::{
     Id, Principal, Problem,
     http::{Page, Paging},
@@ -8,7 +10,21 @@ use yiqiu_base::{
 };
 
 use super::Service;
-use crate::model::{RackModel, RegionModel, ZoneModel};
+use crate::{
+    model::{HostModel, RackModel, RegionModel, ZoneModel},
+    store::{HostFilter, HostOrder, HostSort, Place},
+};
+
+/// A rack with what stands in it.
+#[derive(Debug, Clone)]
+pub struct Elevation {
+    /// The rack.
+    pub rack: RackModel,
+    /// Where it stands.
+    pub place: Place,
+    /// Every unit with its host, from the highest to the lowest.
+    pub units: Vec<(i64, Option<HostModel>)>,
+}
 
 /// The most units of a rack.
 const UNITS_MOST: i64 = 100;
@@ -102,6 +118,20 @@ impl Service {
     pub async fn rack_get(&self, who: &Principal, name_or_id: &str) -> Result<RackModel, Problem> {
         who.require_service()?;
         self.store().rack_get(name_or_id).await
+    }
+
+    /// What stands in a rack.
+    pub async fn rack_elevation(&self, who: &Principal, name_or_id: &str) -> Result<Elevation, Problem> {
+        who.require_service()?;
+        let rack = self.store().rack_get(name_or_id).await?;
+        let filter = HostFilter { rack: Some(rack.id), ..HostFilter::default() };
+        let order = HostOrder { by: HostSort::Name, descending: false };
+        let all = Paging { cursor: None, limit: Some(1000) }; // more than a rack has units
+        let hosts = self.store().host_list(&filter, order, &all).await?;
+        let place = self.store().place_all().await?.remove(&rack.id).unwrap_or_default();
+        let mut at: HashMap<i64, HostModel> = hosts.into_iter().filter_map(|h| Some((h.area?.unit, h))).collect();
+        let units = (1..=rack.units).rev().map(|unit| (unit, at.remove(&unit))).collect();
+        Ok(Elevation { rack, place, units })
     }
 
     /// In the order of names.

@@ -68,6 +68,26 @@ async fn hosts_are_placed_in_units_of_racks_and_cut_once() {
 }
 
 #[tokio::test]
+async fn a_rack_shows_what_stands_in_it_from_top_to_bottom() {
+    for tier in Tier::both().await {
+        tier.place("r").await;
+        tier.place("s").await;
+        tier.host("low", 1, NodeType::Vm, size(1_000, 1 << 30)).await;
+        tier.host("high", 100, NodeType::Vm, size(1_000, 1 << 30)).await;
+        tier.service.host_create(&ops(), &unplaced("nowhere"), None).await.unwrap();
+        let rack = tier.service.rack_elevation(&ops(), "r").await.unwrap();
+        let shown: Vec<_> =
+            rack.units.iter().filter_map(|(unit, host)| Some((*unit, host.as_ref()?.name.as_str()))).collect();
+        assert_eq!((rack.units.len(), shown), (100, vec![(100, "high"), (1, "low")]));
+        assert_eq!((rack.place.zone.0.as_str(), rack.units[0].0), ("r", 100));
+        let empty = tier.service.rack_elevation(&ops(), "s").await.unwrap();
+        assert!(empty.units.iter().all(|(_, host)| host.is_none()));
+        assert_eq!(tier.service.rack_elevation(&tenant("t"), "r").await.unwrap_err().code, Code::PermissionDenied);
+        assert_eq!(tier.service.rack_elevation(&ops(), "q").await.unwrap_err().code, Code::NotFound);
+    }
+}
+
+#[tokio::test]
 async fn a_machine_without_the_driver_is_refused_in_the_drivers_words() {
     for tier in Tier::both().await {
         let (service, ops) = (&tier.service, ops());

@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod component;
+mod elevation;
 pub mod events;
 pub mod failure;
 pub mod host;

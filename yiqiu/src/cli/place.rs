@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::{
     Session,
     client::Tier,
+    elevation,
     failure::Outcome,
     noun::Noun,
     output::{self, As, Column, Format},
@@ -109,6 +110,11 @@ pub enum Rack {
         /// Name or id.
         rack: String,
     },
+    /// Draws what stands in one, unit by unit from top to bottom.
+    Show {
+        /// Name or id.
+        rack: String,
+    },
     /// Deletes one that has no host.
     Delete {
         /// Name or id.
@@ -179,6 +185,7 @@ pub async fn rack(session: &Session, verb: Rack) -> Outcome {
             let rack = RACK.fetch(session, &rack).await?;
             RACK.show(session, &within(session, &ZONE, vec![rack]).await?[0])
         }
+        Rack::Show { rack } => elevation::run(session, &rack).await,
         Rack::Delete { rack } => RACK.delete(session, &rack).await,
     }
 }
