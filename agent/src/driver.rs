@@ -3,6 +3,8 @@
 use std::{fmt, path::Path, time::Duration};
 
 use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
 use tokio::sync::mpsc;
 use yiqiu_base::{Health, Id, NodeType, Size, id};
 use yiqiu_proto::common::{NodeSpec, PortMapping};
@@ -131,6 +133,71 @@ pub struct Reading {
     pub block_write_bytes: Option<i64>,
 }
 
+/// Which output of a node is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LogsWanted {
+    /// Go on with what it writes, until it ends.
+    pub follow: bool,
+    /// Only what was written from then on; 0: all.
+    pub since_ms: i64,
+    /// Only so many of the last lines.
+    pub tail: Option<u32>,
+}
+
+/// Which command is to be run in a node.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ExecWanted {
+    /// The program and its arguments.
+    pub command: Vec<String>,
+    /// Whether it has a terminal.
+    pub tty: bool,
+    /// Whether its standard input is open.
+    pub input: bool,
+    /// Columns and rows of its terminal.
+    pub window: (u16, u16),
+}
+
+/// What was written in one go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    /// To standard error.
+    pub error: bool,
+    /// When; 0 where that is not kept.
+    pub at_ms: i64,
+    /// What.
+    pub data: Bytes,
+}
+
+/// Pieces as they come: nothing is read before it is asked for.
+pub type Pieces = BoxStream<'static, Result<Piece, DriverError>>;
+
+/// A command that runs.
+pub struct Exec {
+    /// What it writes; ends when it ended.
+    pub output: Pieces,
+    /// The way to it.
+    pub control: Box<dyn ExecControl>,
+}
+
+/// The way to a command that runs.
+#[async_trait]
+pub trait ExecControl: Send {
+    /// Writes to its standard input.
+    async fn input(&mut self, data: &[u8]) -> Result<(), DriverError>;
+
+    /// Ends its standard input.
+    async fn end_input(&mut self);
+
+    /// Its terminal has so many columns and rows from now on.
+    async fn window(&mut self, columns: u16, rows: u16);
+
+    /// Its exit code, once its output has ended.
+    async fn exit_code(&mut self) -> Result<i64, DriverError>;
+
+    /// Ends it: who asked for it has gone.
+    async fn end(&mut self);
+}
+
 /// Something happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
@@ -188,6 +255,16 @@ pub trait Driver: Send + Sync + 'static {
 
     /// Its counters, also of a run that has just ended.
     async fn usage(&self, node: NodeId) -> Result<Reading, DriverError>;
+
+    /// What a node wrote.
+    async fn logs(&self, _node: NodeId, _wanted: LogsWanted) -> Result<Pieces, DriverError> {
+        Err(DriverError::Refused(format!("the {} driver keeps no output of its nodes", self.name())))
+    }
+
+    /// Runs a command beside what runs in a node.
+    async fn exec(&self, _node: NodeId, _wanted: &ExecWanted) -> Result<Exec, DriverError> {
+        Err(DriverError::Refused(format!("the {} driver runs no commands in its nodes", self.name())))
+    }
 
     /// Changes as they happen. A driver may lose some: [`Driver::poll_every`] covers for them. Taken once.
     fn changes(&self) -> mpsc::UnboundedReceiver<Change>;

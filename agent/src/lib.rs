@@ -27,12 +27,14 @@ mod files;
 pub mod fleet;
 mod host;
 mod images;
+mod instant;
 pub mod journal;
 pub mod lifecycle;
 pub mod meter;
 pub mod record;
 mod resize;
 mod session;
+mod streams;
 mod watch;
 mod worker;
 

@@ -198,7 +198,7 @@ async fn talk(host: &Arc<Host>, link: &Link, back_off: &mut BackOff) -> Result<E
             }
             message = inbound.message() => {
                 let Some(message) = message? else { return Err(End::Lost("the server ended the stream".to_owned())) };
-                if let Some(every) = hear(host, message, &mut epoch).await? {
+                if let Some(every) = hear(host, link, message, &mut epoch).await? {
                     back_off.reset();
                     heartbeat = tokio::time::interval(every);
                     tracing::info!(host = host.identity.host_name, epoch, "in session");
@@ -228,7 +228,12 @@ async fn tell(host: &Arc<Host>, out: &mpsc::Sender<AgentMessage>, resend: bool) 
 }
 
 /// Does what a message says. The interval of heartbeats if it was the greeting.
-async fn hear(host: &Arc<Host>, message: ServerMessage, epoch: &mut Option<u64>) -> Result<Option<Duration>, End> {
+async fn hear(
+    host: &Arc<Host>,
+    link: &Link,
+    message: ServerMessage,
+    epoch: &mut Option<u64>,
+) -> Result<Option<Duration>, End> {
     use server_message::Message;
     let unwelcome = || End::Lost("the server assigned before it greeted".to_owned());
     match message.message {
@@ -256,6 +261,10 @@ async fn hear(host: &Arc<Host>, message: ServerMessage, epoch: &mut Option<u64>)
         }
         Some(Message::Assignment(assignment)) => {
             host.obey(assignment, epoch.ok_or_else(unwelcome)?);
+            Ok(None)
+        }
+        Some(Message::Open(open)) => {
+            host.open_stream(open, link.clone());
             Ok(None)
         }
         Some(Message::UsageAck(UsageAck { id })) => {

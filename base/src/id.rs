@@ -64,6 +64,8 @@ kinds! {
     Project = "project";
     /// A credential of a user for the API.
     Token = "token";
+    /// Output of a node on its way, or a command in one.
+    Stream = "stream";
     /// One request to change something, for "once and no more".
     Command = "command";
 }

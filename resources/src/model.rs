@@ -5,6 +5,7 @@ mod contract;
 mod host;
 mod label;
 mod runtime;
+mod stream;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -23,6 +24,7 @@ pub use host::{
 };
 pub use label::{LABELS_MOST, Labels, Selector, features_check, labels_changed};
 pub use runtime::{HealthCheck, Mount, Runtime, StopSignal, check_grace};
+pub use stream::{ExecWanted, FromNode, LogsWanted, Open, ToNode, Wanted};
 
 /// A place of many data centres.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]

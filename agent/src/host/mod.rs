@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use yiqiu_base::{Clock, NodeType};
 use yiqiu_proto::{
@@ -25,6 +25,7 @@ use crate::{
     meter::Meter,
     record::Record,
     session::Identity,
+    streams::STREAMS_MOST,
 };
 
 /// One host as its agent has it. Shared by the session, the watchers and the worker's tasks.
@@ -38,6 +39,8 @@ pub(crate) struct Host {
     pub(crate) images: Images,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
+    /// One permit for each stream of a node at once.
+    pub(crate) streams: Semaphore,
     /// Something for the server is in the state.
     pub(crate) outgoing: Notify,
     /// The interval of usage blocks, in milliseconds, as the server last said.
@@ -160,6 +163,7 @@ impl Host {
             images,
             stop,
             tasks: TaskTracker::new(),
+            streams: Semaphore::new(STREAMS_MOST),
             outgoing: Notify::new(),
             usage_ms: watch::Sender::new(10_000),
             state: Mutex::new(state),

@@ -16,8 +16,8 @@ use yiqiu_agent::driver::NodeId;
 use yiqiu_base::{Code, NodeState, Power, Problem, Size, secret::hex};
 use yiqiu_proto::{
     agent::{
-        AgentMessage, Assignment, FetchImageRequest, FullSet, Hello, ImageChunk, JoinRequest, JoinResponse, NodeReport,
-        Sample, ServerMessage, UsageAck, Welcome,
+        AgentMessage, Assignment, FetchImageRequest, FromNode, FullSet, Hello, ImageChunk, JoinRequest, JoinResponse,
+        NodeReport, Sample, ServerMessage, ToNode, UsageAck, Welcome,
         agent_message::Message as Said,
         agents_server::{Agents, AgentsServer},
         server_message::Message,
@@ -183,6 +183,11 @@ fn check<T>(request: &Request<T>) -> Result<(), Status> {
 impl Agents for Server {
     type SessionStream = Answers<ServerMessage>;
     type FetchImageStream = Answers<ImageChunk>;
+    type AttachStream = Answers<ToNode>;
+
+    async fn attach(&self, _: Request<Streaming<FromNode>>) -> Result<Response<Self::AttachStream>, Status> {
+        Err(Status::unimplemented("these tests open no streams"))
+    }
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
         let token = request.into_inner().token;

@@ -8,6 +8,7 @@ mod image;
 mod node;
 mod place;
 mod pool;
+mod stream;
 mod view;
 
 use axum::{Json, extract::State, response::Response};
@@ -49,6 +50,8 @@ pub fn router(service: Service) -> OpenApiRouter {
         .routes(routes!(node::get))
         .routes(routes!(node::power))
         .routes(routes!(node::reboot))
+        .routes(routes!(stream::logs))
+        .routes(routes!(stream::exec))
         .routes(routes!(events))
         .routes(routes!(books))
         .with_state(service)

@@ -9,10 +9,11 @@ use tonic::{Request, Response, Status, Streaming};
 use yiqiu_base::{Code, Id, Problem, secret::Secret};
 use yiqiu_proto::{
     agent::{
-        AgentMessage, FetchImageRequest, FullSet, Heartbeat, ImageChunk, JoinRequest, JoinResponse, ServerMessage,
-        UsageAck, UsageBlock, Welcome,
+        AgentMessage, FetchImageRequest, FromNode, FullSet, Heartbeat, ImageChunk, JoinRequest, JoinResponse,
+        ServerMessage, ToNode, UsageAck, UsageBlock, Welcome,
         agent_message::Message as Said,
         agents_server::{Agents, AgentsServer},
+        from_node,
         server_message::Message as Told,
     },
     status::to_status,
@@ -21,7 +22,7 @@ use yiqiu_proto::{
 use super::wire;
 use crate::{
     model::HostModel,
-    service::{Connected, Hello, Push, Service},
+    service::{Attached, Connected, Hello, Push, Service},
 };
 
 /// The server of the agents' protocol.
@@ -92,6 +93,49 @@ impl Agents for Rpc {
         });
         Ok(Response::new(Box::pin(chunks)))
     }
+
+    type AttachStream = Answers<ToNode>;
+
+    async fn attach(&self, request: Request<Streaming<FromNode>>) -> Result<Response<Self::AttachStream>, Status> {
+        let credential = credential(&request)?;
+        let host = self.service.agent_host(&credential).await.map_err(to_status)?;
+        let mut said = request.into_inner();
+        let first = tokio::time::timeout(self.service.settings().lost_after, said.message()).await;
+        let Ok(Ok(Some(FromNode { what: Some(from_node::What::StreamId(id)) }))) = first else {
+            return Err(to_status(Problem::invalid("a stream begins with its id")));
+        };
+        let id = Id::parse(&id).map_err(to_status)?;
+        let (pieces, from) = mpsc::channel(STREAM_AHEAD);
+        let (to, tells) = mpsc::channel(STREAM_AHEAD);
+        self.service.stream_attach(host.id, id, Attached { from, to }).map_err(to_status)?;
+        let stop = self.service.environment().stop.clone();
+        // Where nobody reads any more, or this process ends, both directions end.
+        let (alive, ended) = tokio::sync::oneshot::channel::<()>();
+        tokio::spawn(async move {
+            let _alive = alive;
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = pieces.closed() => {}
+                () = pass(said, &pieces) => {}
+            }
+        });
+        let tells = ReceiverStream::new(tells).map(|told| Ok(wire::to_node(told)));
+        Ok(Response::new(Box::pin(tells.take_until(ended))))
+    }
+}
+
+/// How many frames of a stream wait for a slow reader before the node is held back.
+const STREAM_AHEAD: usize = 4;
+
+/// Passes on what a node says, as fast as it is read.
+async fn pass(mut said: Streaming<FromNode>, pieces: &mpsc::Sender<crate::model::FromNode>) {
+    while let Ok(Some(FromNode { what })) = said.message().await {
+        if let Some(what) = what.and_then(wire::from_node)
+            && pieces.send(what).await.is_err()
+        {
+            return;
+        }
+    }
 }
 
 async fn session(
@@ -149,6 +193,11 @@ async fn converse(
             push = pushes.recv() => match push {
                 Some(Push::Assign(node)) => {
                     if !tell(Told::Assignment(wire::assignment(*node, grace))).await {
+                        return Ok(());
+                    }
+                }
+                Some(Push::Open(open)) => {
+                    if !tell(Told::Open(wire::open(*open))).await {
                         return Ok(());
                     }
                 }

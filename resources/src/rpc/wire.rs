@@ -1,12 +1,13 @@
 //! Between models and messages. Every field is named, so that a new one breaks here.
 
-use yiqiu_base::{Health, Id, NodeState, NodeType, Power, Problem, Size};
+use yiqiu_base::{Code, Health, Id, NodeState, NodeType, Power, Problem, Size};
 use yiqiu_proto::{agent, common, resources as wire};
 
 use crate::{
     model::{
-        ContractModel, Counters, DriverStatus, HealthCheck, HostModel, ImageModel, Mount, NodeModel, NodeSpec, Port,
-        Report, Runtime, Sample, StopSignal, Variable, features_check,
+        ContractModel, Counters, DriverStatus, ExecWanted, FromNode, HealthCheck, HostModel, ImageModel, LogsWanted,
+        Mount, NodeModel, NodeSpec, Open, Port, Report, Runtime, Sample, StopSignal, ToNode, Variable, Wanted,
+        features_check,
     },
     service::{LineRequest, host::Places},
     store::HostFacts,
@@ -326,4 +327,47 @@ pub(super) fn assignment(node: NodeModel, stop_grace_ms: u32) -> agent::Assignme
         request_id: node.request_id,
         boot: node.boot,
     }
+}
+
+/// What an agent is to open.
+pub(super) fn open(open: Open) -> agent::Open {
+    let Open { id, node_id, request_id, wanted } = open;
+    let what = match wanted {
+        Wanted::Logs(LogsWanted { follow, since_ms, tail }) => {
+            agent::open::What::Logs(agent::Logs { follow, since_ms, tail })
+        }
+        Wanted::Exec(ExecWanted { command, tty, input, window }) => {
+            agent::open::What::Exec(agent::Exec { command, tty, input, window: Some(window_of(window)) })
+        }
+    };
+    agent::Open { stream_id: id.to_string(), node_id: node_id.to_string(), request_id, what: Some(what) }
+}
+
+fn window_of((columns, rows): (u16, u16)) -> agent::Window {
+    agent::Window { columns: columns.into(), rows: rows.into() }
+}
+
+/// `None` for what is of no use after the first frame, or of a newer agent.
+pub(super) fn from_node(what: agent::from_node::What) -> Option<FromNode> {
+    use agent::from_node::What;
+    Some(match what {
+        What::StreamId(_) => return None,
+        What::Opened(agent::Opened {}) => FromNode::Opened,
+        What::Refused(agent::Refused { code, detail }) => {
+            let code = Code::ALL.iter().copied().find(|c| c.as_str() == code).unwrap_or(Code::WrongState);
+            FromNode::Refused(Problem::new(code, detail))
+        }
+        What::Piece(agent::Piece { error, at_ms, data }) => FromNode::Piece { error, at_ms, data: data.into() },
+        What::Exited(agent::Exited { code }) => FromNode::Exited(code),
+    })
+}
+
+pub(super) fn to_node(told: ToNode) -> agent::ToNode {
+    use agent::to_node::What;
+    let what = match told {
+        ToNode::Input(data) => What::Input(data.to_vec()),
+        ToNode::EndOfInput => What::EndOfInput(agent::EndOfInput {}),
+        ToNode::Window(columns, rows) => What::Window(window_of((columns, rows))),
+    };
+    agent::ToNode { what: Some(what) }
 }

@@ -11,6 +11,7 @@ mod node;
 pub mod place;
 mod pool;
 mod sessions;
+mod streams;
 mod term;
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
@@ -31,6 +32,7 @@ pub use amend::AmendRequest;
 pub use contract::{ContractRequest, LineRequest};
 pub use image::ImageFile;
 pub use sessions::Push;
+pub use streams::{Attached, NodeStream};
 
 use crate::{
     model::{ImageModel, NodeModel},
@@ -38,6 +40,7 @@ use crate::{
     store::{Admission, Admitted, Books, Reported, Store},
 };
 use sessions::Sessions;
+use streams::Streams;
 
 /// How Resources runs.
 #[derive(Debug, Clone)]
@@ -85,6 +88,7 @@ struct Inner {
     environment: Environment,
     settings: Settings,
     sessions: Sessions,
+    streams: Streams,
     admissions: GroupCommit<Admission, Admitted>,
     reports: GroupCommit<Reported, ()>,
     /// Images that are ready, by id: what a claim needs to know of them never changes until they are deleted.
@@ -139,6 +143,7 @@ pub async fn start(database: Database, environment: Environment, settings: Setti
         environment,
         settings,
         sessions,
+        streams: Streams::default(),
         admissions,
         reports,
         images: RwLock::default(),

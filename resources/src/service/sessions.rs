@@ -11,13 +11,15 @@ use std::{
 use tokio::sync::mpsc;
 use yiqiu_base::{Id, id::Host};
 
-use crate::model::NodeModel;
+use crate::model::{NodeModel, Open};
 
 /// What goes to an agent.
 #[derive(Debug, Clone)]
 pub enum Push {
     /// What one node should be.
     Assign(Box<NodeModel>),
+    /// A stream that it should dial for.
+    Open(Box<Open>),
 }
 
 /// How many pushes may wait for a slow agent. One that falls further behind is cut off, and gets the full set when it
@@ -88,7 +90,7 @@ impl Sessions {
     }
 
     /// Sends to a host's agent, if it is connected. An agent that is not will get the full set when it dials.
-    fn push(&self, host: Id<Host>, push: Push) {
+    pub(super) fn push(&self, host: Id<Host>, push: Push) {
         let mut connected = self.connected();
         if let Some((_, sender)) = connected.get(&host)
             && sender.try_send(push).is_err()

@@ -5,6 +5,7 @@ mod amend;
 mod area;
 mod books;
 mod contract;
+mod exec;
 mod history;
 mod host;
 mod image;

@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use reqwest::{Method, StatusCode, Url, header};
 use serde_json::Value;
-use tokio::sync::OnceCell;
+use tokio::{net::TcpStream, sync::OnceCell};
+use tokio_tungstenite::{
+    MaybeTlsStream, WebSocketStream,
+    tungstenite::{Error as SocketError, client::IntoClientRequest},
+};
 use yiqiu_base::{Id, id::Command, secret::Secret};
 
 use super::failure::{Failure, Outcome};
@@ -145,6 +149,39 @@ impl Client {
             patience: Duration::from_secs(60),
         };
         self.send(ask).await?.text().await.map_err(|error| Failure::Failed(chain(&error)))
+    }
+
+    /// `GET` whose answer goes on for as long as it takes.
+    pub async fn open_ended(&self, tier: Tier, path: &[&str], query: &[(&str, &str)]) -> Outcome<reqwest::Response> {
+        let url = self.url(tier, path, query).await?;
+        let answer = self.authorized(self.http.get(url)).send().await.map_err(|error| self.unreachable(&error))?;
+        refused(answer).await
+    }
+
+    /// A WebSocket.
+    pub async fn socket(&self, tier: Tier, path: &[&str]) -> Outcome<WebSocketStream<MaybeTlsStream<TcpStream>>> {
+        let mut url = self.url(tier, path, &[]).await?;
+        if url.set_scheme("ws").is_err() {
+            return Err(Failure::Usage(format!("`{url}` is not a server URL")));
+        }
+        let mut request =
+            url.as_str().into_client_request().map_err(|error| Failure::Usage(format!("`{url}`: {error}")))?;
+        if let Some(token) = &self.token
+            && let Ok(value) = format!("Bearer {}", token.reveal()).parse()
+        {
+            request.headers_mut().insert(header::AUTHORIZATION, value);
+        }
+        match tokio_tungstenite::connect_async(request).await {
+            Ok((socket, _)) => Ok(socket),
+            Err(SocketError::Http(answer)) => {
+                let problem = answer.body().as_ref().and_then(|body| serde_json::from_slice::<Value>(body).ok());
+                Err(match problem.filter(|p| p.get("code").is_some()) {
+                    Some(problem) => Failure::Refused(problem),
+                    None => Failure::Failed(format!("the server answered {} to a WebSocket", answer.status())),
+                })
+            }
+            Err(error) => Err(Failure::Unreachable(format!("{} does not answer: {}", self.server, chain(&error)))),
+        }
     }
 
     /// A path of the server itself that needs no credential, whatever its status.

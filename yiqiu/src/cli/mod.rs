@@ -16,6 +16,7 @@ pub mod place;
 pub mod pool;
 pub mod rcontract;
 pub mod runtime;
+pub mod stream;
 pub mod time;
 pub mod usage;
 pub mod wait;

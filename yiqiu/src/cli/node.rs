@@ -19,6 +19,7 @@ use super::{
     owned::{self, InProject},
     rcontract,
     runtime::ms,
+    stream,
     time::parse_span,
     wait::{self, Progress},
 };
@@ -32,6 +33,7 @@ pub(super) const NODE: Noun = Noun {
         Column("HOST", &["/host"], As::Text),
         Column("POWER", &["/power"], As::Text),
         Column("STATE", &[""], As::StateOnHost),
+        Column("HEALTH", &["/health"], As::Text),
         Column("SIZE", &["/spec/size"], As::Size),
         Column("PORTS", &["/ports"], As::Ports),
         Column("ID", &["/id"], As::Text),
@@ -61,6 +63,10 @@ pub enum Node {
     Rename(rcontract::Rename),
     /// Stops a node if it runs, and starts it: once.
     Reboot(Stop),
+    /// Shows what a node wrote to its standard output and error; with -o json a JSON object a line.
+    Logs(stream::Logs),
+    /// Runs a command in a node that runs. Ends with its exit code. Who ran what is in the events.
+    Exec(stream::Exec),
 }
 
 /// Which node, and how long it may take to stop.
@@ -96,6 +102,14 @@ pub async fn node(session: &Session, verb: Node) -> Outcome {
         }
         Node::Resize(asked) => rcontract::resize_node(session, asked).await,
         Node::Rename(asked) => rcontract::rename_node(session, asked).await,
+        Node::Logs(ask) => {
+            let id = node_id(session, ask.node.clone(), &ask.within).await?;
+            stream::logs(session, &id, &ask).await
+        }
+        Node::Exec(ask) => {
+            let id = node_id(session, ask.node.clone(), &ask.within).await?;
+            stream::exec(session, &id, ask).await
+        }
         Node::Reboot(Stop { power, grace }) => power_node(session, power, "reboot", with_grace(json!({}), grace)).await,
     }
 }

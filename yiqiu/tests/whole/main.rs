@@ -7,6 +7,7 @@ mod durability;
 mod golden;
 mod main_job;
 mod metering;
+mod nodes;
 mod platform;
 mod watch;
 mod without_docker;

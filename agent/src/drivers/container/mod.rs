@@ -5,6 +5,7 @@
 
 mod engine;
 mod shape;
+mod streams;
 
 use std::{
     collections::HashMap,
@@ -34,7 +35,10 @@ use self::{
 };
 use crate::{
     cgroup::{self, Cgroups},
-    driver::{Change, Driver, DriverError, Make, NodeId, Presence, Reading, Seen, Status},
+    driver::{
+        Change, Driver, DriverError, Exec, ExecWanted, LogsWanted, Make, NodeId, Pieces, Presence, Reading, Seen,
+        Status,
+    },
 };
 
 /// What the engine and its helpers take themselves: an estimate from `dockerd` and `containerd` at rest.
@@ -333,6 +337,14 @@ impl Driver for ContainerDriver {
             reading.net_tx_bytes = Some(tx);
         }
         Ok(reading)
+    }
+
+    async fn logs(&self, node: NodeId, wanted: LogsWanted) -> Result<Pieces, DriverError> {
+        self.logs_of(node, wanted).await
+    }
+
+    async fn exec(&self, node: NodeId, wanted: &ExecWanted) -> Result<Exec, DriverError> {
+        self.exec_in(node, wanted).await
     }
 
     fn changes(&self) -> mpsc::UnboundedReceiver<Change> {

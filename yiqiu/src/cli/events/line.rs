@@ -73,6 +73,10 @@ impl Teller {
             ("node", "changed") => {
                 self.change(subject, &format!("node {name} on host {}", field("host_name")), payload)
             }
+            ("node", "exec") => {
+                let (host, by, command) = (field("host_name"), field("by"), field("command"));
+                (format!("node {name} on host {host}: {by} runs `{command}` in it"), Mood::Plain)
+            }
             ("host" | "component", "changed") => self.change(subject, &format!("{noun} {name}"), payload),
             ("rcontract" | "ccontract", _) => {
                 let lines = payload.get("lines").and_then(Value::as_i64).filter(|_| what == "created");
