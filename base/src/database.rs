@@ -3,11 +3,14 @@
 //! SQLite runs in WAL mode with `synchronous=FULL` and one writing connection; readers have connections of their own.
 //! Every change goes through [`Transaction`], which writes the events of the change beside it.
 
-use std::{ops::Deref, str::FromStr, time::Duration};
+mod sqlite;
+
+use std::{ops::Deref, str::FromStr, sync::Arc, time::Duration};
 
 use sea_orm::{
-    ConnectOptions, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, IsolationLevel,
-    RuntimeErr, SqlErr, SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait,
+    ConnectOptions, ConnectionTrait, DatabaseConnection, DatabaseConnectionType, DatabaseTransaction, DbBackend, DbErr,
+    ExecResult, IsolationLevel, ProxyDatabaseConnection, QueryResult, RuntimeErr, SqlErr, Statement,
+    TransactionOptions, TransactionTrait,
 };
 use tokio::sync::watch;
 
@@ -16,10 +19,26 @@ use crate::{Code, Problem, outbox::NewEvent};
 /// A tier's database. Cheap to clone.
 #[derive(Clone)]
 pub struct Database {
-    write: DatabaseConnection,
-    read: DatabaseConnection,
+    store: Store,
+    read: Reader,
+    schema: DatabaseConnection,
     head: watch::Sender<u64>,
 }
+
+#[derive(Clone)]
+enum Store {
+    /// Its one writing connection.
+    Sqlite(sqlite::Pool),
+    Postgres(DatabaseConnection),
+}
+
+/// What reads what is committed. Cheap to clone.
+#[derive(Clone)]
+pub struct Reader(Store);
+
+/// How SQLite's connections are set up.
+const PRAGMAS: [(&str, &str); 4] =
+    [("journal_mode", "WAL"), ("synchronous", "FULL"), ("foreign_keys", "ON"), ("cache_size", "-32768")];
 
 impl Database {
     /// Opens `sqlite:PATH` (made if missing) or `postgres://…`; `unavailable` if it does not answer.
@@ -28,49 +47,57 @@ impl Database {
         if !sqlite && !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
             return Err(Problem::invalid("a database URL begins with `sqlite:` or `postgres://`"));
         }
-        let (write, read) = if sqlite {
-            let url = if url.contains("mode=") { url.to_owned() } else { format!("{url}?mode=rwc") };
-            (open(&url, 1).await?, open(&url, 4).await?)
-        } else {
-            let pool = open(url, 12).await?;
-            (pool.clone(), pool)
-        };
-        let database = Self { write, read, head: watch::Sender::new(0) };
-        Ok(database)
+        let head = watch::Sender::new(0);
+        if sqlite {
+            let (writer, readers) = sqlite::open(url, 4).map_err(does_not_open)?;
+            let schema = ProxyDatabaseConnection::new(DbBackend::Sqlite, Arc::new(Box::new(writer.clone())));
+            let schema = DatabaseConnectionType::ProxyDatabaseConnection(Arc::new(schema)).into();
+            return Ok(Self { store: Store::Sqlite(writer), read: Reader(Store::Sqlite(readers)), schema, head });
+        }
+        let pool = open(url, 12).await?;
+        Ok(Self {
+            store: Store::Postgres(pool.clone()),
+            read: Reader(Store::Postgres(pool.clone())),
+            schema: pool,
+            head,
+        })
     }
 
-    /// The connection for reading. On SQLite it sees what is committed, and never waits for a writer.
-    pub fn read(&self) -> &DatabaseConnection {
+    /// For reading. On SQLite it sees what is committed, and never waits for a writer.
+    pub fn read(&self) -> &Reader {
         &self.read
     }
 
     /// The connection for schema changes.
     pub fn schema(&self) -> &DatabaseConnection {
-        &self.write
+        &self.schema
     }
 
     /// Which of the two it is.
     pub fn backend(&self) -> DbBackend {
-        self.write.get_database_backend()
+        self.read.get_database_backend()
     }
 
     /// Begins a change. On SQLite it holds the one write lock from here on.
     pub async fn begin(&self) -> Result<Transaction, DbErr> {
-        let options = TransactionOptions {
-            sqlite_transaction_mode: (self.backend() == DbBackend::Sqlite).then_some(SqliteTransactionMode::Immediate),
-            ..TransactionOptions::default()
+        let inner = match &self.store {
+            Store::Sqlite(writer) => Inner::Sqlite(writer.begin(sqlite::Begin::Write).await?),
+            Store::Postgres(pool) => Inner::Postgres(pool.begin().await?),
         };
-        let inner = self.write.begin_with_options(options).await?;
-        Ok(Transaction { inner, later: Vec::new(), events: Vec::new(), head: self.head.clone() })
+        Ok(Transaction { inner: Statements(inner), later: Vec::new(), events: Vec::new(), head: self.head.clone() })
     }
 
     /// One unchanging view of what is committed, for checks over many tables. It holds no lock; drop it to end it.
-    pub async fn snapshot(&self) -> Result<DatabaseTransaction, DbErr> {
-        let isolation_level = match self.backend() {
-            DbBackend::Postgres => Some(IsolationLevel::RepeatableRead),
-            _ => None, // a reader in WAL mode sees one snapshot anyway
+    pub async fn snapshot(&self) -> Result<Statements, DbErr> {
+        let inner = match &self.read.0 {
+            Store::Sqlite(readers) => Inner::Sqlite(readers.begin(sqlite::Begin::Read).await?),
+            Store::Postgres(pool) => {
+                let isolation_level = Some(IsolationLevel::RepeatableRead);
+                let options = TransactionOptions { isolation_level, ..TransactionOptions::default() };
+                Inner::Postgres(pool.begin_with_options(options).await?)
+            }
         };
-        self.read.begin_with_options(TransactionOptions { isolation_level, ..TransactionOptions::default() }).await
+        Ok(Statements(inner))
     }
 
     /// Whether it answers.
@@ -93,25 +120,56 @@ async fn open(url: &str, connections: u32) -> Result<DatabaseConnection, Problem
         .idle_timeout(None)
         .test_before_acquire(false)
         .sqlx_logging(false)
-        .map_sqlx_sqlite_opts(|sqlite| {
-            sqlite
-                .pragma("journal_mode", "WAL")
-                .pragma("synchronous", "FULL")
-                .pragma("foreign_keys", "ON")
-                .pragma("cache_size", "-32768")
-                .pragma("wal_autocheckpoint", "8000")
-                .busy_timeout(Duration::from_secs(10))
-                .statement_cache_capacity(512)
-        })
         .map_sqlx_postgres_opts(|postgres| postgres.statement_cache_capacity(512));
-    sea_orm::Database::connect(options).await.map_err(|error| {
-        Problem::new(Code::Unavailable, format!("the database does not open: {}", without_password(&error.to_string())))
-    })
+    sea_orm::Database::connect(options).await.map_err(does_not_open)
+}
+
+#[allow(clippy::needless_pass_by_value)] // used as `map_err(does_not_open)`
+fn does_not_open(error: DbErr) -> Problem {
+    Problem::new(Code::Unavailable, format!("the database does not open: {}", without_password(&error.to_string())))
+}
+
+#[async_trait::async_trait]
+impl ConnectionTrait for Reader {
+    fn get_database_backend(&self) -> DbBackend {
+        match &self.0 {
+            Store::Sqlite(_) => DbBackend::Sqlite,
+            Store::Postgres(_) => DbBackend::Postgres,
+        }
+    }
+
+    async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
+        match &self.0 {
+            Store::Sqlite(pool) => pool.execute(&statement).await,
+            Store::Postgres(pool) => pool.execute_raw(statement).await,
+        }
+    }
+
+    async fn execute_unprepared(&self, text: &str) -> Result<ExecResult, DbErr> {
+        match &self.0 {
+            Store::Sqlite(pool) => pool.execute_unprepared(text).await,
+            Store::Postgres(pool) => pool.execute_unprepared(text).await,
+        }
+    }
+
+    async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
+        match &self.0 {
+            Store::Sqlite(pool) => pool.query_one(&statement).await,
+            Store::Postgres(pool) => pool.query_one_raw(statement).await,
+        }
+    }
+
+    async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
+        match &self.0 {
+            Store::Sqlite(pool) => pool.query_all(&statement).await,
+            Store::Postgres(pool) => pool.query_all_raw(statement).await,
+        }
+    }
 }
 
 /// A change with its events: all of it is committed, or none.
 pub struct Transaction {
-    inner: DatabaseTransaction,
+    inner: Statements,
     later: Vec<Write>,
     events: Vec<NewEvent>,
     head: watch::Sender<u64>,
@@ -121,16 +179,61 @@ pub struct Transaction {
 pub type Write = (String, Vec<sea_orm::Value>);
 
 impl Deref for Transaction {
-    type Target = DatabaseTransaction;
-    fn deref(&self) -> &DatabaseTransaction {
+    type Target = Statements;
+    fn deref(&self) -> &Statements {
         &self.inner
     }
 }
 
+/// What carries out the statements of a change.
+pub struct Statements(Inner);
+
+enum Inner {
+    Sqlite(sqlite::Change),
+    Postgres(DatabaseTransaction),
+}
+
+#[async_trait::async_trait]
+impl ConnectionTrait for Statements {
+    fn get_database_backend(&self) -> DbBackend {
+        match &self.0 {
+            Inner::Sqlite(_) => DbBackend::Sqlite,
+            Inner::Postgres(_) => DbBackend::Postgres,
+        }
+    }
+
+    async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
+        match &self.0 {
+            Inner::Sqlite(change) => change.execute(&statement),
+            Inner::Postgres(transaction) => transaction.execute_raw(statement).await,
+        }
+    }
+
+    async fn execute_unprepared(&self, text: &str) -> Result<ExecResult, DbErr> {
+        match &self.0 {
+            Inner::Sqlite(change) => change.execute_unprepared(text),
+            Inner::Postgres(transaction) => transaction.execute_unprepared(text).await,
+        }
+    }
+
+    async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
+        match &self.0 {
+            Inner::Sqlite(change) => Ok(change.query(&statement)?.into_iter().next()),
+            Inner::Postgres(transaction) => transaction.query_one_raw(statement).await,
+        }
+    }
+
+    async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
+        match &self.0 {
+            Inner::Sqlite(change) => change.query(&statement),
+            Inner::Postgres(transaction) => transaction.query_all_raw(statement).await,
+        }
+    }
+}
+
 impl Transaction {
-    /// Adds statements that give no rows: they are carried out in this order by [`Transaction::commit`], together. To hand
-    /// a statement to SQLite's thread costs more than most statements do. What is read before the commit sees nothing
-    /// of them; what they break, the commit reports.
+    /// Adds statements that give no rows: they are carried out in this order by [`Transaction::commit`]. What is read
+    /// before the commit sees nothing of them; what they break, the commit reports.
     pub fn later(&mut self, writes: impl IntoIterator<Item = Write>) {
         self.later.extend(writes);
     }
@@ -151,7 +254,10 @@ impl Transaction {
         }
         write_all(&self.inner, self.later).await?;
         crash_point("before");
-        self.inner.commit().await?;
+        match self.inner.0 {
+            Inner::Sqlite(change) => change.commit()?,
+            Inner::Postgres(transaction) => transaction.commit().await?,
+        }
         crash_point("after");
         if tells {
             self.head.send_modify(|commits| *commits += 1);
@@ -160,30 +266,17 @@ impl Transaction {
     }
 }
 
-/// Carries out statements one after the other; an error ends it. On SQLite they are handed over together.
-async fn write_all(connection: &impl ConnectionTrait, writes: Vec<Write>) -> Result<(), DbErr> {
-    let backend = connection.get_database_backend();
-    if backend == DbBackend::Sqlite {
-        let (mut text, mut values) = (String::new(), Vec::new());
-        for (one, more) in writes {
-            // SQLite takes 32,766 parameters a statement, and sqlx numbers them through all statements of one text.
-            if values.len() + more.len() > 30_000 {
-                let full = (std::mem::take(&mut text), std::mem::take(&mut values));
-                connection.execute_raw(sql(backend, &full.0, full.1)).await?;
-            }
-            if !text.is_empty() {
-                text.push_str("; ");
-            }
-            text.push_str(&one);
-            values.extend(more);
-        }
-        if !text.is_empty() {
-            connection.execute_raw(sql(backend, &text, values)).await?;
-        }
-        return Ok(());
-    }
+/// Carries out statements one after the other; an error ends it.
+async fn write_all(statements: &Statements, writes: Vec<Write>) -> Result<(), DbErr> {
     for (text, values) in writes {
-        connection.execute_raw(sql(backend, &text, values)).await?;
+        match &statements.0 {
+            Inner::Sqlite(change) => {
+                change.write(&text, &values)?;
+            }
+            Inner::Postgres(transaction) => {
+                transaction.execute_raw(sql(DbBackend::Postgres, &text, values)).await?;
+            }
+        }
     }
     Ok(())
 }
@@ -223,7 +316,7 @@ pub fn problem(error: DbErr) -> Problem {
         return Problem::invalid("a text holds a NUL character or is not UTF-8"); // SQLSTATE 22021
     }
     match error {
-        DbErr::ConnectionAcquire(_) | DbErr::Conn(RuntimeErr::SqlxError(_)) => {
+        DbErr::ConnectionAcquire(_) | DbErr::Conn(_) => {
             tracing::warn!(error = %without_password(&text), "the database does not answer");
             Problem {
                 retry_after_s: Some(1),
@@ -258,12 +351,12 @@ pub fn inserts(table: &str, columns: &[&str], rows: Vec<Vec<sea_orm::Value>>) ->
 
 /// Carries out [`inserts`] at once.
 pub async fn insert_rows(
-    connection: &impl ConnectionTrait,
+    statements: &Statements,
     table: &str,
     columns: &[&str],
     rows: Vec<Vec<sea_orm::Value>>,
 ) -> Result<(), DbErr> {
-    write_all(connection, inserts(table, columns, rows)).await
+    write_all(statements, inserts(table, columns, rows)).await
 }
 
 /// `?, ?, …` for an `IN (…)` list.
@@ -274,11 +367,21 @@ pub fn places(count: usize) -> String {
 /// Whether a statement failed because there is already such a row.
 pub fn is_duplicate(error: &DbErr) -> bool {
     matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_)))
+        || of_sqlite(error).is_some_and(|text| text.starts_with("UNIQUE constraint failed"))
 }
 
 /// Whether a statement failed because a row it names is missing, or is still needed.
 pub fn is_reference(error: &DbErr) -> bool {
     matches!(error.sql_err(), Some(SqlErr::ForeignKeyConstraintViolation(_)))
+        || of_sqlite(error).is_some_and(|text| text.starts_with("FOREIGN KEY constraint failed"))
+}
+
+/// SQLite's own words for what a change broke.
+fn of_sqlite(error: &DbErr) -> Option<&str> {
+    match error {
+        DbErr::Exec(RuntimeErr::Internal(text)) => Some(text),
+        _ => None,
+    }
 }
 
 /// A statement with its values, for either database: parameters are written `?` and numbered here for PostgreSQL.

@@ -92,8 +92,8 @@ pub(crate) struct Standing {
 /// The token of a hash, with what stands behind it.
 pub(crate) async fn token_by_hash(connection: &impl ConnectionTrait, hash: &str) -> Result<Option<Standing>, DbErr> {
     let text = "SELECT t.id, t.name, t.user_id, u.name AS user_name, t.role, t.project_id, p.name AS project_name, \
-                t.created_ms, t.expires_ms, t.revoked_ms, t.parent_id, u.ops, (m.user_id IS NOT NULL) AS member, \
-                (p.id IS NOT NULL AND p.deleted_ms IS NULL) AS living \
+                t.created_ms, t.expires_ms, t.revoked_ms, t.parent_id, u.ops, m.user_id AS member_id, \
+                p.deleted_ms AS project_deleted_ms \
                 FROM tokens t JOIN users u ON u.id = t.user_id LEFT JOIN projects p ON p.id = t.project_id \
                 LEFT JOIN members m ON m.project_id = t.project_id AND m.user_id = t.user_id WHERE t.hash = ?";
     let statement = sql(connection.get_database_backend(), text, [hash.into()]);
@@ -101,8 +101,9 @@ pub(crate) async fn token_by_hash(connection: &impl ConnectionTrait, hash: &str)
     Ok(Some(Standing {
         token: Row::from_query_result(&row, "")?.try_into()?,
         ops: row.try_get("", "ops")?,
-        member: row.try_get("", "member")?,
-        living: row.try_get("", "living")?,
+        member: row.try_get::<Option<uuid::Uuid>>("", "member_id")?.is_some(),
+        living: row.try_get::<Option<String>>("", "project_name")?.is_some()
+            && row.try_get::<Option<i64>>("", "project_deleted_ms")?.is_none(),
     }))
 }
 
