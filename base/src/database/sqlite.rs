@@ -6,7 +6,10 @@
 use std::{
     collections::{BTreeMap, HashSet},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -30,6 +33,8 @@ pub(super) struct Pool(Arc<Shared>);
 struct Shared {
     idle: Mutex<Vec<Open>>,
     permits: Arc<Semaphore>,
+    /// Grows with each schema change that is made here.
+    schema: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
@@ -38,27 +43,31 @@ struct Open {
     /// The columns that hold truth values. SQLite keeps them as numbers, and does not tell the types of what
     /// `RETURNING` gives: columns are known by their names.
     flags: HashSet<String>,
+    /// Of which schema they are.
+    schema: Option<u64>,
 }
 
 /// Opens the file: the one connection that writes, and those that read.
 pub(super) fn open(url: &str, readers: usize) -> Result<(Pool, Pool), DbErr> {
     let path = path_of(url);
-    let writer = Pool::of(&path, 1, 512)?;
-    let readers = Pool::of(&path, readers, 128)?;
+    let schema = Arc::new(AtomicU64::new(0));
+    let writer = Pool::of(&path, 1, 512, &schema)?;
+    let readers = Pool::of(&path, readers, 128, &schema)?;
     let log = PathBuf::from(format!("{}-wal", path.display()));
     tokio::spawn(keep_log_short(Arc::downgrade(&writer.0), Arc::new(Mutex::new(connect(&path)?)), log));
     Ok((writer, readers))
 }
 
 impl Pool {
-    fn of(path: &Path, count: usize, statements: usize) -> Result<Self, DbErr> {
+    fn of(path: &Path, count: usize, statements: usize, schema: &Arc<AtomicU64>) -> Result<Self, DbErr> {
         let mut idle = Vec::with_capacity(count);
         for _ in 0..count {
             let connection = connect(path)?;
             connection.set_prepared_statement_cache_capacity(statements);
-            idle.push(Open { connection, flags: HashSet::new() });
+            idle.push(Open { connection, flags: HashSet::new(), schema: None });
         }
-        Ok(Self(Arc::new(Shared { idle: Mutex::new(idle), permits: Arc::new(Semaphore::new(count)) })))
+        let permits = Arc::new(Semaphore::new(count));
+        Ok(Self(Arc::new(Shared { idle: Mutex::new(idle), permits, schema: schema.clone() })))
     }
 
     /// A connection to oneself, in the order of asking.
@@ -66,8 +75,10 @@ impl Pool {
         let closed = || DbErr::ConnectionAcquire(ConnAcquireErr::ConnectionClosed);
         let permit = self.0.permits.clone().acquire_owned().await.map_err(|_| closed())?;
         let mut open = held(&self.0.idle).pop().ok_or_else(closed)?;
-        if open.flags.is_empty() {
+        let schema = self.0.schema.load(Ordering::Acquire);
+        if open.schema != Some(schema) {
             open.flags = flags(&open.connection)?;
+            open.schema = Some(schema);
         }
         Ok(Lent { open: Some(Mutex::new(open)), home: self.0.clone(), _permit: permit })
     }
@@ -121,12 +132,12 @@ impl ProxyDatabaseTrait for Pool {
 
     async fn execute(&self, statement: Statement) -> Result<ProxyExecResult, DbErr> {
         let lent = self.lend().await?;
-        if statement.values.is_none() {
-            blocking(|| lent.open().connection.execute_batch(&statement.sql)).map_err(failed)?;
-            return Ok(ProxyExecResult::default());
-        }
-        let rows_affected = blocking(|| lent.open().execute(&statement.sql, values(&statement)))?;
-        Ok(ProxyExecResult { last_insert_id: 0, rows_affected })
+        let done = blocking(|| match &statement.values {
+            Some(values) => lent.open().execute(&statement.sql, &values.0),
+            None => lent.open().connection.execute_batch(&statement.sql).map(|()| 0).map_err(failed),
+        });
+        self.0.schema.fetch_add(1, Ordering::Release);
+        Ok(ProxyExecResult { last_insert_id: 0, rows_affected: done? })
     }
 }
 
@@ -279,6 +290,10 @@ fn bind(statement: &mut rusqlite::Statement<'_>, values: &[Value]) -> Result<(),
             Value::Bool(value) => statement.raw_bind_parameter(at, value),
             Value::Int(value) => statement.raw_bind_parameter(at, value),
             Value::BigInt(value) => statement.raw_bind_parameter(at, value),
+            // A limit or an offset.
+            Value::BigUnsigned(value) => {
+                statement.raw_bind_parameter(at, value.map(|n| i64::try_from(n).unwrap_or(i64::MAX)))
+            }
             Value::String(value) => statement.raw_bind_parameter(at, value),
             Value::Bytes(value) => statement.raw_bind_parameter(at, value),
             Value::Uuid(value) => statement.raw_bind_parameter(at, value.as_ref().map(uuid::Uuid::as_bytes)),
