@@ -12,6 +12,10 @@ use yiqiu_agent::{AgentConfig, drivers::sim::Behaviour, fleet};
 use yiqiu_base::{NodeType, Size, size, telemetry};
 use yiqiu_proto::link;
 
+/// Most of what a request costs beside its statements is allocation.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// How many simulated hosts share a connection.
 const HOSTS_A_CONNECTION: usize = 100;
 

@@ -19,7 +19,7 @@ impl<In, Out> Clone for GroupCommit<In, Out> {
 }
 
 impl<In: Send + 'static, Out: Send + 'static> GroupCommit<In, Out> {
-    /// Starts the one task that commits. `commit` gets up to `most` requests in the order they came, and returns a
+    /// Starts the one thread that commits: it may wait for the disk without holding up others. `commit` gets up to `most` requests in the order they came, and returns a
     /// verdict for each in the same order; an error fails all of them.
     pub fn start<F, Fut>(most: usize, commit: F) -> Self
     where
@@ -28,7 +28,7 @@ impl<In: Send + 'static, Out: Send + 'static> GroupCommit<In, Out> {
         In: Sync,
     {
         let (queue, mut requests) = mpsc::channel::<(In, oneshot::Sender<Result<Out, Problem>>)>(most * 4);
-        tokio::spawn(async move {
+        let work = async move {
             let mut gathered = Vec::with_capacity(most);
             while requests.recv_many(&mut gathered, most).await > 0 {
                 let (group, answers): (Vec<In>, Vec<_>) = gathered.drain(..).unzip();
@@ -47,7 +47,12 @@ impl<In: Send + 'static, Out: Send + 'static> GroupCommit<In, Out> {
                     }
                 }
             }
-        });
+        };
+        let runtime = tokio::runtime::Handle::current();
+        if let Err(error) = std::thread::Builder::new().name("commit".to_owned()).spawn(move || runtime.block_on(work))
+        {
+            tracing::error!(%error, "no thread for commits"); // what is asked is refused then: its queue is closed
+        }
         Self { queue }
     }
 

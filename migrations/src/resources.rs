@@ -219,28 +219,28 @@ async fn hosts(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
 }
 
 async fn contracts(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
-    manager
-        .create_table(
-            Table::create()
-                .table("rcontract")
-                .col(uuid("id").primary_key())
-                .col(text("name"))
-                .col(text("owner"))
-                .col(text("state"))
-                .col(big_integer("lines"))
-                .col(big_integer("generation"))
-                .col(big_integer("created_ms"))
-                .col(text("created_by"))
-                .col(text("reason"))
-                .col(big_integer_null("starts_ms"))
-                .col(big_integer_null("ends_ms"))
-                .col(big_integer("grace_ms"))
-                // When time alone changes it next. Null: never.
-                .col(big_integer_null("due_ms"))
-                .col(big_integer_null("released_ms"))
-                .to_owned(),
-        )
-        .await?;
+    shared::create_keyed(
+        manager,
+        Table::create()
+            .table("rcontract")
+            .col(uuid("id").primary_key())
+            .col(text("name"))
+            .col(text("owner"))
+            .col(text("state"))
+            .col(big_integer("lines"))
+            .col(big_integer("generation"))
+            .col(big_integer("created_ms"))
+            .col(text("created_by"))
+            .col(text("reason"))
+            .col(big_integer_null("starts_ms"))
+            .col(big_integer_null("ends_ms"))
+            .col(big_integer("grace_ms"))
+            // When time alone changes it next. Null: never.
+            .col(big_integer_null("due_ms"))
+            .col(big_integer_null("released_ms"))
+            .to_owned(),
+    )
+    .await?;
     // A name is taken until its contract is released. (The schema builder has no partial index.)
     let connection = manager.get_connection();
     connection
@@ -248,23 +248,23 @@ async fn contracts(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
         .await?;
 
     connection.execute_unprepared("CREATE INDEX rcontract_due ON rcontract (due_ms) WHERE due_ms IS NOT NULL").await?;
-    manager
-        .create_table(
-            Table::create()
-                .table("contract_history")
-                .col(uuid("rcontract_id"))
-                // The generation that the change led to: each change has one of its own.
-                .col(big_integer("generation"))
-                .col(big_integer("at_ms"))
-                .col(text("who"))
-                .col(text("reason"))
-                .col(text("request_id"))
-                .col(text("change"))
-                .primary_key(Index::create().col("rcontract_id").col("generation"))
-                .foreign_key(&mut reference("contract_history", "rcontract_id", "rcontract"))
-                .to_owned(),
-        )
-        .await?;
+    shared::create_keyed(
+        manager,
+        Table::create()
+            .table("contract_history")
+            .col(uuid("rcontract_id"))
+            // The generation that the change led to: each change has one of its own.
+            .col(big_integer("generation"))
+            .col(big_integer("at_ms"))
+            .col(text("who"))
+            .col(text("reason"))
+            .col(text("request_id"))
+            .col(text("change"))
+            .primary_key(Index::create().col("rcontract_id").col("generation"))
+            .foreign_key(&mut reference("contract_history", "rcontract_id", "rcontract"))
+            .to_owned(),
+    )
+    .await?;
 
     let mut line = Table::create()
         .table("line")
@@ -275,7 +275,7 @@ async fn contracts(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
         .foreign_key(&mut reference("line", "rcontract_id", "rcontract"))
         .to_owned();
     size(&mut line, "");
-    manager.create_table(line).await?;
+    shared::create_keyed(manager, line).await?;
     manager.create_index(Index::create().name("line_rcontract").table("line").col("rcontract_id").to_owned()).await?;
 
     let mut claim = Table::create()
@@ -286,8 +286,7 @@ async fn contracts(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
         .foreign_key(&mut reference("claim", "host_id", "host"))
         .to_owned();
     size(&mut claim, "");
-    manager.create_table(claim).await?;
-    manager.create_index(Index::create().name("claim_host").table("claim").col("host_id").to_owned()).await?;
+    shared::create_keyed(manager, claim).await?;
 
     manager
         .create_table(
@@ -322,21 +321,21 @@ async fn contracts(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
                 .to_owned(),
         )
         .await?;
-    for (name, column) in [("node_host", "host_id"), ("node_rcontract", "rcontract_id"), ("node_image", "image_id")] {
+    for (name, column) in [("node_host", "host_id"), ("node_rcontract", "rcontract_id")] {
         manager.create_index(Index::create().name(name).table("node").col(column).to_owned()).await?;
     }
-    manager
-        .create_table(
-            Table::create()
-                .table("command")
-                .col(text("id").primary_key())
-                .col(uuid("node_id"))
-                .col(text("power"))
-                .col(big_integer("generation"))
-                .col(big_integer("at_ms"))
-                .to_owned(),
-        )
-        .await
+    shared::create_keyed(
+        manager,
+        Table::create()
+            .table("command")
+            .col(text("id").primary_key())
+            .col(uuid("node_id"))
+            .col(text("power"))
+            .col(big_integer("generation"))
+            .col(big_integer("at_ms"))
+            .to_owned(),
+    )
+    .await
 }
 
 async fn meters(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
@@ -350,27 +349,27 @@ async fn meters(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
         .primary_key(Index::create().col("line_id").col("ordinal"))
         .to_owned();
     size(&mut segment, "");
-    manager.create_table(segment).await?;
+    shared::create_keyed(manager, segment).await?;
     let connection = manager.get_connection();
     connection.execute_unprepared("CREATE UNIQUE INDEX segment_open ON segment (line_id) WHERE to_ms IS NULL").await?;
-    manager
-        .create_table(
-            Table::create()
-                .table("usage_counter")
-                .col(uuid("line_id"))
-                .col(big_integer("boot"))
-                .col(big_integer("seq"))
-                .col(big_integer("at_ms"))
-                .col(big_integer("cpu_ns"))
-                .col(big_integer("memory_byte_ms"))
-                .col(big_integer("net_rx_bytes"))
-                .col(big_integer("net_tx_bytes"))
-                .col(big_integer("block_read_bytes"))
-                .col(big_integer("block_write_bytes"))
-                // In use at the time of the newest sample.
-                .col(big_integer("memory_bytes"))
-                .primary_key(Index::create().col("line_id").col("boot"))
-                .to_owned(),
-        )
-        .await
+    shared::create_keyed(
+        manager,
+        Table::create()
+            .table("usage_counter")
+            .col(uuid("line_id"))
+            .col(big_integer("boot"))
+            .col(big_integer("seq"))
+            .col(big_integer("at_ms"))
+            .col(big_integer("cpu_ns"))
+            .col(big_integer("memory_byte_ms"))
+            .col(big_integer("net_rx_bytes"))
+            .col(big_integer("net_tx_bytes"))
+            .col(big_integer("block_read_bytes"))
+            .col(big_integer("block_write_bytes"))
+            // In use at the time of the newest sample.
+            .col(big_integer("memory_bytes"))
+            .primary_key(Index::create().col("line_id").col("boot"))
+            .to_owned(),
+    )
+    .await
 }

@@ -2,7 +2,11 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use sea_orm_migration::{prelude::*, schema::*, sea_orm::ConnectionTrait};
+use sea_orm_migration::{
+    prelude::*,
+    schema::*,
+    sea_orm::{ConnectionTrait, DbBackend},
+};
 
 /// Makes the tables that `base` describes.
 pub(crate) async fn up(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
@@ -21,11 +25,15 @@ pub(crate) async fn up(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
     let began = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_millis());
     let head = format!("INSERT INTO outbox_head (id, position, epoch) VALUES (1, 0, {began})");
     connection.execute_unprepared(&head).await?;
+    let mut position = big_integer("position");
+    if manager.get_database_backend() == DbBackend::Sqlite {
+        position = ColumnDef::new("position").custom("INTEGER").not_null().to_owned(); // it is the row's own number then
+    }
     manager
         .create_table(
             Table::create()
                 .table("outbox")
-                .col(big_integer("position").primary_key())
+                .col(position.primary_key())
                 .col(big_integer("at_ms"))
                 .col(text("kind"))
                 .col(text("owner"))
@@ -40,19 +48,29 @@ pub(crate) async fn up(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
             Table::create().table("cursor").col(text("source").primary_key()).col(big_integer("position")).to_owned(),
         )
         .await?;
-    manager
-        .create_table(
-            Table::create()
-                .table("idempotency")
-                .col(text("scope"))
-                .col(text("key"))
-                .col(text("digest"))
-                .col(text("result"))
-                .col(big_integer("at_ms"))
-                .primary_key(Index::create().col("scope").col("key"))
-                .to_owned(),
-        )
-        .await
+    create_keyed(
+        manager,
+        Table::create()
+            .table("idempotency")
+            .col(text("scope"))
+            .col(text("key"))
+            .col(text("digest"))
+            .col(text("result"))
+            .col(big_integer("at_ms"))
+            .primary_key(Index::create().col("scope").col("key"))
+            .to_owned(),
+    )
+    .await
+}
+
+/// Makes a table of short rows that are found by their key: SQLite keeps them in the tree of the key itself, rather than
+/// in two trees.
+pub(crate) async fn create_keyed(manager: &SchemaManager<'_>, table: TableCreateStatement) -> Result<(), DbErr> {
+    if manager.get_database_backend() != DbBackend::Sqlite {
+        return manager.create_table(table).await;
+    }
+    let text = format!("{} WITHOUT ROWID", table.to_string(SqliteQueryBuilder));
+    manager.get_connection().execute_unprepared(&text).await.map(|_| ())
 }
 
 /// Takes them away.

@@ -18,7 +18,7 @@ use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::sync::{Mutex, RwLock};
 use yiqiu_base::{
-    Code, Environment, Id, Principal, Problem,
+    Code, Environment, Id, Power, Principal, Problem,
     database::Database,
     group_commit::GroupCommit,
     id::Image,
@@ -124,8 +124,9 @@ pub async fn start(database: Database, environment: Environment, settings: Setti
             async move {
                 let verdicts = contract::admit_group(&store, &group, &clock).await;
                 // Here and not where the caller waits: a caller may be gone by now, its claim is not.
+                // A new node that shall be off is nothing yet: its host learns of it with its first start.
                 for admitted in verdicts.iter().flatten() {
-                    sessions.assign(&admitted.nodes);
+                    sessions.assign(admitted.nodes.iter().filter(|node| node.power != Power::Off));
                 }
                 Ok(verdicts)
             }

@@ -83,7 +83,7 @@ impl Sessions {
     }
 
     /// Tells agents what nodes should be.
-    pub(super) fn assign(&self, nodes: &[NodeModel]) {
+    pub(super) fn assign<'a>(&self, nodes: impl IntoIterator<Item = &'a NodeModel>) {
         for node in nodes {
             self.push(node.host_id, Push::Assign(Box::new(node.clone())));
         }
