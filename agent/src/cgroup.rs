@@ -3,6 +3,8 @@
 //! Each node has a group of its own, `/yiqiu/<node id>`, that outlives what runs in it, so that its counters are exact
 //! after the last process has gone. Formats: the kernel's `Documentation/admin-guide/cgroup-v1` and `cgroup-v2.rst`.
 
+mod bound;
+
 use std::{
     collections::BTreeMap,
     fs, io,
@@ -14,6 +16,7 @@ use yiqiu_base::Size;
 use yiqiu_proto::common::NodeSpec;
 
 use crate::driver::{NodeId, Reading};
+pub(crate) use bound::Bound;
 
 /// The folder of all our groups.
 pub(crate) const PARENT: &str = "yiqiu";

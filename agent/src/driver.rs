@@ -198,6 +198,38 @@ pub trait ExecControl: Send {
     async fn end(&mut self);
 }
 
+/// Something on this machine with the mark of this host, as the machine says.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Found {
+    /// The node that it is; `None`: it only carries the mark.
+    pub node: Option<NodeId>,
+    /// What the driver calls it, such as the name of a container.
+    pub handle: String,
+    /// The node that it says it is; empty for none.
+    pub labelled: String,
+    /// Whether it runs.
+    pub running: bool,
+    /// The limit that is set; `None` for none.
+    pub cpu_limit_millicores: Option<i64>,
+    /// The limit that is set; `None` for none.
+    pub memory_limit_bytes: Option<i64>,
+    /// Processor use over a moment.
+    pub cpu_millicores: i64,
+    /// Memory in use.
+    pub memory_bytes: i64,
+}
+
+/// All there is with the mark of this host, and what the driver itself costs.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Inventory {
+    /// Each thing.
+    pub found: Vec<Found>,
+    /// Measured: what the driver costs, whatever the number of nodes.
+    pub overhead_fixed: Size,
+    /// Measured: what all nodes together cost beside their own sizes.
+    pub overhead_nodes: Size,
+}
+
 /// Something happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
@@ -265,6 +297,16 @@ pub trait Driver: Send + Sync + 'static {
     async fn exec(&self, _node: NodeId, _wanted: &ExecWanted) -> Result<Exec, DriverError> {
         Err(DriverError::Refused(format!("the {} driver runs no commands in its nodes", self.name())))
     }
+
+    /// What is really there, asked anew of the machine: nothing that this agent remembers.
+    async fn inventory(&self) -> Result<Inventory, DriverError>;
+
+    /// Takes away something that carries the mark and is no node of ours, as [`Found::handle`] names it. Verified gone
+    /// when this returns; one that is gone already is no error.
+    async fn orphan_remove(&self, handle: &str) -> Result<(), DriverError>;
+
+    /// Makes something that says it is this node the node. Refused where the driver cannot.
+    async fn orphan_adopt(&self, handle: &str, node: NodeId) -> Result<(), DriverError>;
 
     /// Changes as they happen. A driver may lose some: [`Driver::poll_every`] covers for them. Taken once.
     fn changes(&self) -> mpsc::UnboundedReceiver<Change>;

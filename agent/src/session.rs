@@ -221,6 +221,9 @@ async fn tell(host: &Arc<Host>, out: &mpsc::Sender<AgentMessage>, resend: bool) 
     for report in host.take_reports() {
         send(out, Message::Report(report)).await?;
     }
+    for answer in host.take_answers() {
+        send(out, answer).await?;
+    }
     if let Some(block) = host.usage_block(resend) {
         send(out, Message::Usage(block)).await?;
     }
@@ -269,6 +272,15 @@ async fn hear(
         }
         Some(Message::UsageAck(UsageAck { id })) => {
             host.usage_acknowledged(id);
+            Ok(None)
+        }
+        Some(Message::Inventory(request)) => {
+            host.take_stock(request);
+            Ok(None)
+        }
+        Some(Message::Orphan(command)) => {
+            epoch.ok_or_else(unwelcome)?;
+            host.settle_orphan(command);
             Ok(None)
         }
         None => Ok(None), // a message of a newer server

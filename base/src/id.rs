@@ -68,6 +68,10 @@ kinds! {
     Stream = "stream";
     /// One request to change something, for "once and no more".
     Command = "command";
+    /// One comparison of what is claimed with what is there.
+    Audit = "audit";
+    /// One thing that an [`Audit`] found.
+    Finding = "finding";
 }
 
 impl<K: Kind> Id<K> {

@@ -33,11 +33,15 @@ impl MigrationTrait for First {
         places(manager).await?;
         hosts(manager).await?;
         contracts(manager).await?;
-        meters(manager).await
+        meters(manager).await?;
+        audits(manager).await
     }
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let tables = [
+            "finding",
+            "audit_host",
+            "audit",
             "usage_counter",
             "segment",
             "command",
@@ -372,4 +376,59 @@ async fn meters(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
             .to_owned(),
     )
     .await
+}
+
+/// What audits found. Names are kept as they were: what a finding is about may be gone.
+async fn audits(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
+    let mut audit = Table::create()
+        .table("audit")
+        .col(uuid("id").primary_key())
+        .col(text("state"))
+        .col(text("asked_by"))
+        .col(text("host"))
+        .col(big_integer("started_ms"))
+        .col(big_integer_null("ended_ms"))
+        .to_owned();
+    for count in ["hosts", "done", "unknown", "matched", "ghosts", "orphans", "over", "ledger"] {
+        audit.col(big_integer(count));
+    }
+    manager.create_table(audit).await?;
+    let mut host = Table::create()
+        .table("audit_host")
+        .col(uuid("audit_id"))
+        .col(uuid("host_id"))
+        .col(text("host_name"))
+        .col(big_integer("at_ms"))
+        .col(text("unknown"))
+        .col(big_integer("matched"))
+        .col(big_integer("findings"))
+        .primary_key(Index::create().col("audit_id").col("host_id"))
+        .to_owned();
+    size(&mut host, "model");
+    size(&mut host, "measured");
+    manager.create_table(host).await?;
+    manager
+        .create_table(
+            Table::create()
+                .table("finding")
+                .col(uuid("id").primary_key())
+                .col(uuid("audit_id"))
+                .col(text("kind"))
+                .col(big_integer("at_ms"))
+                .col(uuid_null("host_id"))
+                .col(text("host_name"))
+                .col(text("node_type"))
+                .col(uuid_null("node_id"))
+                .col(uuid_null("line_id"))
+                .col(uuid_null("rcontract_id"))
+                .col(text("owner"))
+                .col(text("name"))
+                .col(text("handle"))
+                .col(text("labelled"))
+                .col(text("detail"))
+                .col(text("settled"))
+                .to_owned(),
+        )
+        .await?;
+    manager.create_index(Index::create().name("finding_audit").table("finding").col("audit_id").to_owned()).await
 }

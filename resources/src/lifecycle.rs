@@ -1,6 +1,7 @@
 //! What may follow what: pure functions over states, decided before anything is written.
 
 pub mod amend;
+mod audit;
 mod full;
 mod host;
 pub mod term;
@@ -9,6 +10,7 @@ use std::collections::HashMap;
 
 use yiqiu_base::{Code, Id, NodeState, NodeType, Power, Problem, Size, id::Host};
 
+pub use audit::{Compared, adoptable, compare, removable};
 pub use host::{Turn, agent_refused, host_changed, host_turn, overcommit_of_cut, refuse_retired, seen_after};
 
 use self::full::{Asked, host_full};

@@ -1,6 +1,7 @@
 //! The nouns of Resources, as the service and the edges see them.
 
 mod amend;
+mod audit;
 mod contract;
 mod host;
 mod label;
@@ -17,6 +18,7 @@ use yiqiu_base::{
 };
 
 pub use amend::{Amendment, Forecast, Held, HostForecast, LineChange, SizeChange};
+pub use audit::{Audit as AuditModel, AuditHost, AuditState, Finding, FindingKind, Found, Inventory, Tally};
 pub use contract::{By, Change, Entry, LineThen, Renamed, Resized, Term};
 pub use host::{
     Area, DriverStatus, HostChange, HostModel, HostSeen, HostState, HostWish, Limit, OVERCOMMIT_MOST, Overcommit,

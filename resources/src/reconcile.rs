@@ -27,6 +27,11 @@ pub(crate) fn start(service: &Service) {
         let service = terms.clone();
         async move { service.terms().await }
     });
+    let (audits, every, since) = (service.clone(), service.settings().audit, service.environment().clock.now());
+    run(service, "resources.audit", every, Waker::default(), move || {
+        let service = audits.clone();
+        async move { service.audit_pass(every, since).await }
+    });
 }
 
 fn run<F, Fut>(service: &Service, name: &'static str, period: Duration, waker: Waker, pass: F)

@@ -79,6 +79,8 @@ pub struct Deployment {
     pub usage_interval: Duration,
     /// How long contracts of Resources can be renewed after their end.
     pub grace: Duration,
+    /// How often every claim is compared with what the hosts say.
+    pub audit_interval: Duration,
 }
 
 /// Roles that run.
@@ -170,6 +172,7 @@ impl Wiring<'_> {
         let settings = yiqiu_resources::Settings {
             usage: self.deployment.usage_interval,
             grace: self.deployment.grace,
+            audit: self.deployment.audit_interval,
             ..yiqiu_resources::Settings::new(self.deployment.images.clone())
         };
         let service = yiqiu_resources::start(database, self.environment.clone(), settings).await?;

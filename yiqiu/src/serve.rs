@@ -104,6 +104,7 @@ pub async fn run(serve: Serve) -> anyhow::Result<()> {
         rate_limit: serve.limits.rate_limit,
         usage_interval: serve.limits.usage_interval,
         grace: serve.limits.grace,
+        audit_interval: serve.limits.audit_interval,
     };
     deployment.check()?;
     let listener = server::bind(serve.listen).await?;

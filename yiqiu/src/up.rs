@@ -55,6 +55,9 @@ pub struct Limits {
     /// How long after its end a contract can be renewed, where it does not say so itself.
     #[arg(long, env = "YIQIU_GRACE", value_name = "SPAN", value_parser = parse_span, default_value = "1h")]
     pub grace: Duration,
+    /// How often every claim is compared with what the hosts themselves say.
+    #[arg(long, env = "YIQIU_AUDIT_INTERVAL", value_name = "SPAN", value_parser = parse_span, default_value = "5m")]
+    pub audit_interval: Duration,
 }
 
 /// Runs it until a signal.
@@ -78,6 +81,7 @@ pub async fn run(up: Up) -> anyhow::Result<()> {
         rate_limit: limits.rate_limit,
         usage_interval: limits.usage_interval,
         grace: limits.grace,
+        audit_interval: limits.audit_interval,
     };
     deployment.check()?;
     let Running { site, resources, projects, agents } = roles::start(&deployment, stop.clone()).await?;

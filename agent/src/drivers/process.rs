@@ -25,7 +25,8 @@ use yiqiu_proto::common::{NodeSpec, Runtime};
 use super::supervisor::{ARGUMENT, ExitFile, MakeFile, RunFile, end_group, read_json, write_json};
 use crate::{
     cgroup::{Cgroups, Limits},
-    driver::{Change, Driver, DriverError, Make, NodeId, Presence, Reading, Seen, Status},
+    driver::{Change, Driver, DriverError, Found, Inventory, Make, NodeId, Presence, Reading, Seen, Status},
+    processes,
 };
 
 /// A supervisor of a BNode: an estimate of its resident memory.
@@ -316,6 +317,45 @@ impl Driver for ProcessDriver {
     /// A process shares the network of its host, so its network bytes are not its own and not counted.
     async fn usage(&self, node: NodeId) -> Result<Reading, DriverError> {
         Ok(self.groups()?.usage(node))
+    }
+
+    async fn inventory(&self) -> Result<Inventory, DriverError> {
+        let nodes = self.list().await?;
+        let used = |node: NodeId| Some((self.cgroups.as_ref()?.bound_of_node(node).cpu_ns?, Instant::now()));
+        let before: Vec<_> = nodes.iter().map(|(node, _)| used(*node)).collect();
+        sleep(Duration::from_millis(250)).await;
+        let (mut found, mut minders) = (Vec::with_capacity(nodes.len()), Vec::new());
+        for ((node, seen), before) in nodes.into_iter().zip(before) {
+            let bound = self.cgroups.as_ref().map(|groups| groups.bound_of_node(node)).unwrap_or_default();
+            let micros = |since: Instant| i64::try_from(since.elapsed().as_micros()).unwrap_or(i64::MAX).max(1);
+            let cpu_millicores = before.zip(bound.cpu_ns).map(|((ns, at), now)| (now - ns).max(0) / micros(at));
+            minders
+                .extend(read_json::<RunFile>(&self.of(node).join("run.json")).and_then(|run| run.living_supervisor()));
+            found.push(Found {
+                node: Some(node),
+                handle: node.to_string(),
+                labelled: node.to_string(),
+                running: seen.presence == Presence::Running,
+                cpu_limit_millicores: bound.cpu_limit_millicores,
+                memory_limit_bytes: bound.memory_limit_bytes,
+                cpu_millicores: cpu_millicores.unwrap_or(0),
+                memory_bytes: bound.memory_bytes.unwrap_or(0),
+            });
+        }
+        let table = processes::all();
+        let minders = table.iter().filter(|process| minders.iter().any(|pid| i64::from(*pid) == process.pid));
+        Ok(Inventory { found, overhead_fixed: Size::ZERO, overhead_nodes: processes::cost(minders) })
+    }
+
+    async fn orphan_remove(&self, handle: &str) -> Result<(), DriverError> {
+        let node = NodeId::parse(handle).map_err(|problem| DriverError::Refused(problem.detail))?;
+        self.remove(node).await
+    }
+
+    async fn orphan_adopt(&self, _handle: &str, _node: NodeId) -> Result<(), DriverError> {
+        Err(DriverError::Refused(
+            "a process group is the node that its folder names: it cannot become another".to_owned(),
+        ))
     }
 
     fn changes(&self) -> mpsc::UnboundedReceiver<Change> {

@@ -12,7 +12,7 @@ use tokio::{sync::mpsc, time::Instant};
 use yiqiu_base::{NodeType, Size};
 use yiqiu_proto::common::{NodeSpec, PortMapping};
 
-use crate::driver::{Change, Driver, DriverError, Make, NodeId, Presence, Reading, Seen, Status};
+use crate::driver::{Change, Driver, DriverError, Found, Inventory, Make, NodeId, Presence, Reading, Seen, Status};
 
 /// How a simulated host behaves. Each duration is drawn evenly from its range of milliseconds.
 #[derive(Debug, Clone)]
@@ -318,6 +318,33 @@ impl Driver for SimDriver {
             block_read_bytes: grows(5),
             block_write_bytes: grows(5),
         })
+    }
+
+    async fn inventory(&self) -> Result<Inventory, DriverError> {
+        let mut world = self.0.asked()?;
+        let found = world.nodes.iter_mut().map(|(node, sim)| {
+            let running = sim.seen().presence == Presence::Running;
+            Found {
+                node: Some(*node),
+                handle: node.to_string(),
+                labelled: node.to_string(),
+                running,
+                cpu_limit_millicores: Some(sim.size.cpu_millicores),
+                memory_limit_bytes: Some(sim.size.memory_bytes),
+                cpu_millicores: if running { sim.size.cpu_millicores / 2 } else { 0 },
+                memory_bytes: if running { sim.size.memory_bytes / 4 * 3 } else { 0 },
+            }
+        });
+        Ok(Inventory { found: found.collect(), ..Inventory::default() })
+    }
+
+    async fn orphan_remove(&self, handle: &str) -> Result<(), DriverError> {
+        let node = NodeId::parse(handle).map_err(|problem| DriverError::Refused(problem.detail))?;
+        self.remove(node).await
+    }
+
+    async fn orphan_adopt(&self, _handle: &str, _node: NodeId) -> Result<(), DriverError> {
+        Err(DriverError::Refused("a simulated node is the node that it is".to_owned()))
     }
 
     fn changes(&self) -> mpsc::UnboundedReceiver<Change> {

@@ -74,9 +74,14 @@ impl RunFile {
         self.leader.filter(|l| self.boot_id == boot_id() && l.is_alive()).map(|l| l.pid)
     }
 
+    /// Its supervisor, if that lives.
+    pub(crate) fn living_supervisor(&self) -> Option<i32> {
+        self.supervisor.filter(|s| self.boot_id == boot_id() && s.is_alive()).map(|s| s.pid)
+    }
+
     /// Whether its supervisor or its leader lives.
     pub(crate) fn is_minded(&self) -> bool {
-        self.living_leader().is_some() || (self.boot_id == boot_id() && self.supervisor.is_some_and(Process::is_alive))
+        self.living_leader().is_some() || self.living_supervisor().is_some()
     }
 }
 

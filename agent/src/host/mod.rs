@@ -13,7 +13,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use yiqiu_base::{Clock, NodeType};
 use yiqiu_proto::{
-    agent::{Assignment, DriverStatus, Facts, NodeReport, Sample, UsageBlock},
+    agent::{Assignment, DriverStatus, Facts, NodeReport, Sample, UsageBlock, agent_message},
     link::Link,
 };
 
@@ -57,6 +57,8 @@ pub(crate) struct State {
     epoch: u64,
     connected: bool,
     reports: VecDeque<NodeReport>,
+    /// Answers to what the server asked in this session.
+    pub(crate) answers: VecDeque<agent_message::Message>,
     facts_changed: bool,
     /// The newest sample of each boot that the server has not acknowledged.
     pending: BTreeMap<(NodeId, i64), Sample>,
@@ -137,6 +139,7 @@ impl Host {
             epoch,
             connected: false,
             reports: VecDeque::new(),
+            answers: VecDeque::new(),
             facts_changed: false,
             pending: BTreeMap::new(),
             in_flight: None,

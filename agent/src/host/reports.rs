@@ -99,6 +99,7 @@ impl Host {
         let mut state = self.state();
         state.connected = true;
         state.reports.clear();
+        state.answers.clear();
         state.facts_changed = false;
         state.in_flight = None;
         let shown = state.nodes.iter().filter_map(|(id, n)| n.shown.clone().or_else(|| self.first_report(*id, n)));

@@ -42,6 +42,8 @@ pub struct Inner {
     pub hellos: Vec<Hello>,
     pub heartbeats: u64,
     pub facts: Vec<yiqiu_proto::agent::Facts>,
+    pub inventories: Vec<yiqiu_proto::agent::Inventory>,
+    pub orphans_done: Vec<yiqiu_proto::agent::OrphanDone>,
     pub reports: Vec<NodeReport>,
     pub blocks: Vec<i64>,
     pub samples: BTreeMap<(String, i64, i64), Sample>,
@@ -66,6 +68,8 @@ impl Server {
             hellos: Vec::new(),
             heartbeats: 0,
             facts: Vec::new(),
+            inventories: Vec::new(),
+            orphans_done: Vec::new(),
             reports: Vec::new(),
             blocks: Vec::new(),
             samples: BTreeMap::new(),
@@ -238,6 +242,8 @@ impl Agents for Server {
                         }
                     }
                     Said::Facts(facts) => inner.facts.push(facts),
+                    Said::Inventory(inventory) => inner.inventories.push(inventory),
+                    Said::OrphanDone(done) => inner.orphans_done.push(done),
                 }
             }
         });

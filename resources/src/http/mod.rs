@@ -1,5 +1,6 @@
 //! HTTP/JSON: parse, one call of the service, view.
 
+mod audit;
 mod contract;
 mod drain;
 mod elevation;
@@ -52,6 +53,10 @@ pub fn router(service: Service) -> OpenApiRouter {
         .routes(routes!(node::reboot))
         .routes(routes!(stream::logs))
         .routes(routes!(stream::exec))
+        .routes(routes!(audit::create, audit::list))
+        .routes(routes!(audit::get))
+        .routes(routes!(audit::hosts))
+        .routes(routes!(audit::settle))
         .routes(routes!(events))
         .routes(routes!(books))
         .with_state(service)

@@ -10,7 +10,7 @@ fn size(cpu: i64, memory: i64) -> Size {
     Size { cpu_millicores: cpu, memory_bytes: memory, ..Size::ZERO }
 }
 
-fn host(node_type: NodeType, capacity: Size) -> HostModel {
+pub(super) fn host(node_type: NodeType, capacity: Size) -> HostModel {
     HostModel {
         id: Id::new(),
         name: "h1".into(),
@@ -205,7 +205,7 @@ proptest! {
     }
 }
 
-fn node(state: NodeState, removed: bool) -> NodeModel {
+pub(super) fn node(state: NodeState, removed: bool) -> NodeModel {
     NodeModel {
         id: Id::<Node>::new(),
         line_id: Id::new(),

@@ -9,8 +9,8 @@ use tonic::{Request, Response, Status, Streaming};
 use yiqiu_base::{Code, Id, Problem, secret::Secret};
 use yiqiu_proto::{
     agent::{
-        AgentMessage, FetchImageRequest, FromNode, FullSet, Heartbeat, ImageChunk, JoinRequest, JoinResponse,
-        ServerMessage, ToNode, UsageAck, UsageBlock, Welcome,
+        AgentMessage, FetchImageRequest, FromNode, FullSet, Heartbeat, ImageChunk, Inventory, InventoryRequest,
+        JoinRequest, JoinResponse, OrphanDone, ServerMessage, ToNode, UsageAck, UsageBlock, Welcome,
         agent_message::Message as Said,
         agents_server::{Agents, AgentsServer},
         from_node,
@@ -22,7 +22,7 @@ use yiqiu_proto::{
 use super::wire;
 use crate::{
     model::HostModel,
-    service::{Attached, Connected, Hello, Push, Service},
+    service::{Answer, Attached, Connected, Hello, Push, Service},
 };
 
 /// The server of the agents' protocol.
@@ -201,6 +201,16 @@ async fn converse(
                         return Ok(());
                     }
                 }
+                Some(Push::Inventory { id }) => {
+                    if !tell(Told::Inventory(InventoryRequest { id: id.to_string() })).await {
+                        return Ok(());
+                    }
+                }
+                Some(Push::Orphan { id, node_type, handle, adopt_as }) => {
+                    if !tell(Told::Orphan(wire::orphan(id, node_type, handle, adopt_as))).await {
+                        return Ok(());
+                    }
+                }
                 None => return Err(Problem::new(Code::Unavailable, "another session of this host took over, or this one fell behind")),
             },
             message = said.message() => {
@@ -214,6 +224,13 @@ async fn converse(
                     Some(Said::Hello(_)) => return Err(Problem::invalid("Hello comes once")),
                     Some(Said::Report(report)) => service.agent_report(host, wire::report(report)?).await?,
                     Some(Said::Facts(facts)) => service.agent_facts(host, &wire::facts(facts)?).await?,
+                    Some(Said::Inventory(Inventory { id, drivers })) => {
+                        let answer = Answer::Inventory(wire::inventory(drivers)?);
+                        service.agent_answers(host, wire::question(&id)?, answer);
+                    }
+                    Some(Said::OrphanDone(OrphanDone { id, failed })) => {
+                        service.agent_answers(host, wire::question(&id)?, Answer::Orphan(wire::sentence(&failed)));
+                    }
                     Some(Said::Usage(UsageBlock { id, samples })) => {
                         let samples = samples.into_iter().map(wire::sample).collect::<Result<Vec<_>, _>>()?;
                         service.agent_usage(host, &samples).await?;

@@ -5,9 +5,9 @@ use yiqiu_proto::{agent, common, resources as wire};
 
 use crate::{
     model::{
-        ContractModel, Counters, DriverStatus, ExecWanted, FromNode, HealthCheck, HostModel, ImageModel, LogsWanted,
-        Mount, NodeModel, NodeSpec, Open, Port, Report, Runtime, Sample, StopSignal, ToNode, Variable, Wanted,
-        features_check,
+        ContractModel, Counters, DriverStatus, ExecWanted, Found, FromNode, HealthCheck, HostModel, ImageModel,
+        Inventory, LogsWanted, Mount, NodeModel, NodeSpec, Open, Port, Report, Runtime, Sample, StopSignal, ToNode,
+        Variable, Wanted, features_check,
     },
     service::{LineRequest, host::Places},
     store::HostFacts,
@@ -370,4 +370,69 @@ pub(super) fn to_node(told: ToNode) -> agent::ToNode {
         ToNode::Window(columns, rows) => What::Window(window_of((columns, rows))),
     };
     agent::ToNode { what: Some(what) }
+}
+
+pub(super) fn question(id: &str) -> Result<uuid::Uuid, Problem> {
+    id.parse().map_err(|_| Problem::invalid("an answer names no question"))
+}
+
+/// What an agent says, for people: bounded, and nothing in it steers a terminal.
+pub(super) fn sentence(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(500).collect()
+}
+
+pub(super) fn orphan(
+    id: uuid::Uuid,
+    node_type: NodeType,
+    handle: String,
+    adopt_as: Option<Id<yiqiu_base::id::Node>>,
+) -> agent::OrphanCommand {
+    agent::OrphanCommand {
+        id: id.to_string(),
+        node_type: common::NodeType::from(node_type).into(),
+        handle,
+        adopt_as: adopt_as.map(|node| node.to_string()).unwrap_or_default(),
+    }
+}
+
+/// The most things on a host that are looked at.
+const FOUND_MOST: usize = 100_000;
+
+pub(super) fn inventory(drivers: Vec<agent::DriverInventory>) -> Result<Inventory, Problem> {
+    let mut inventory = Inventory::default();
+    for driver in drivers.into_iter().take(16) {
+        let node_type = NodeType::try_from(driver.node_type())?;
+        let agent::DriverInventory { node_type: _, missing, found, overhead_fixed, overhead_nodes } = driver;
+        if !missing.is_empty() {
+            inventory.missing.push((node_type, sentence(&missing)));
+            continue;
+        }
+        let size = |size: Option<common::Size>| size.map(Size::from).unwrap_or_default();
+        let overhead = size(overhead_fixed).zip(size(overhead_nodes), i64::saturating_add);
+        inventory.overhead.push((node_type, overhead));
+        for found in found.into_iter().take(FOUND_MOST) {
+            let agent::Found {
+                node_id,
+                handle,
+                labelled,
+                running,
+                cpu_limit_millicores,
+                memory_limit_bytes,
+                cpu_millicores,
+                memory_bytes,
+            } = found;
+            inventory.found.push(Found {
+                node_id: if node_id.is_empty() { None } else { Some(Id::parse(&node_id)?) },
+                node_type,
+                handle: sentence(&handle),
+                labelled: sentence(&labelled),
+                running,
+                cpu_limit_millicores,
+                memory_limit_bytes,
+                cpu_millicores,
+                memory_bytes,
+            });
+        }
+    }
+    Ok(inventory)
 }

@@ -78,6 +78,7 @@ impl Service {
                 "the agent has obeyed a newer history: it will not follow this one until its epoch is raised"
             );
         }
+        self.0.questions.forget(host.id); // an older session was asked
         let (number, pushes) = self.0.sessions.open(host.id);
         match self.agent_welcome(&host, hello).await {
             Ok(full_set) => Ok(Connected { host, number, full_set, pushes }),
@@ -126,6 +127,7 @@ impl Service {
         if !self.0.sessions.close(host.id, number) {
             return;
         }
+        self.0.questions.forget(host.id);
         tracing::warn!(host = host.name, "the agent is lost; its nodes may well run");
         let mut recorded = self.store().host_seen(host.id, false, None, self.now()).await;
         if recorded.is_ok() && self.0.sessions.is_open(host.id) {

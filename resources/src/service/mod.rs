@@ -3,6 +3,7 @@
 
 mod agent;
 mod amend;
+mod audit;
 mod contract;
 pub mod drain;
 pub mod host;
@@ -10,6 +11,7 @@ mod image;
 mod node;
 pub mod place;
 mod pool;
+mod questions;
 mod sessions;
 mod streams;
 mod term;
@@ -29,8 +31,10 @@ use yiqiu_base::{
 
 pub use agent::{Connected, Hello};
 pub use amend::AmendRequest;
+pub use audit::Settle;
 pub use contract::{ContractRequest, LineRequest};
 pub use image::ImageFile;
+pub use questions::Answer;
 pub use sessions::Push;
 pub use streams::{Attached, NodeStream};
 
@@ -39,6 +43,7 @@ use crate::{
     reconcile,
     store::{Admission, Admitted, Books, Reported, Store},
 };
+use questions::Questions;
 use sessions::Sessions;
 use streams::Streams;
 
@@ -61,6 +66,8 @@ pub struct Settings {
     pub stop_grace: Duration,
     /// How long a contract can be renewed after its end, where it does not say so itself.
     pub grace: Duration,
+    /// How often every claim is compared with what the hosts say.
+    pub audit: Duration,
 }
 
 impl Settings {
@@ -75,6 +82,7 @@ impl Settings {
             resend_after: Duration::from_secs(20),
             stop_grace: Duration::from_secs(10),
             grace: Duration::from_secs(3600),
+            audit: Duration::from_secs(300),
         }
     }
 }
@@ -89,6 +97,7 @@ struct Inner {
     settings: Settings,
     sessions: Sessions,
     streams: Streams,
+    questions: Questions,
     admissions: GroupCommit<Admission, Admitted>,
     reports: GroupCommit<Reported, ()>,
     /// Images that are ready, by id: what a claim needs to know of them never changes until they are deleted.
@@ -108,6 +117,7 @@ pub async fn start(database: Database, environment: Environment, settings: Setti
     let store = Store::open(database).await?;
     environment.clock.not_before(store.newest_ms().await?);
     store.host_all_lost(environment.clock.now()).await?;
+    store.audit_interrupted(None, environment.clock.now()).await?;
     let epoch = u64::try_from(outbox::epoch(store.database()).await?).unwrap_or_default();
     std::fs::create_dir_all(&settings.images).map_err(|error| {
         Problem::new(
@@ -145,6 +155,7 @@ pub async fn start(database: Database, environment: Environment, settings: Setti
         settings,
         sessions,
         streams: Streams::default(),
+        questions: Questions::default(),
         admissions,
         reports,
         images: RwLock::default(),

@@ -9,7 +9,10 @@ use std::{
 };
 
 use tokio::sync::mpsc;
-use yiqiu_base::{Id, id::Host};
+use yiqiu_base::{
+    Id, NodeType,
+    id::{Host, Node},
+};
 
 use crate::model::{NodeModel, Open};
 
@@ -20,6 +23,22 @@ pub enum Push {
     Assign(Box<NodeModel>),
     /// A stream that it should dial for.
     Open(Box<Open>),
+    /// Say what is there.
+    Inventory {
+        /// Of the question.
+        id: uuid::Uuid,
+    },
+    /// Do what ops decided about something that nobody claims.
+    Orphan {
+        /// Of the question.
+        id: uuid::Uuid,
+        /// By which driver it was found.
+        node_type: NodeType,
+        /// What that driver calls it.
+        handle: String,
+        /// The node that it is to be from now on; `None`: take it away.
+        adopt_as: Option<Id<Node>>,
+    },
 }
 
 /// How many pushes may wait for a slow agent. One that falls further behind is cut off, and gets the full set when it
@@ -87,6 +106,13 @@ impl Sessions {
         for node in nodes {
             self.push(node.host_id, Push::Assign(Box::new(node.clone())));
         }
+    }
+
+    /// Tells an agent something; false if it is not connected.
+    pub(super) fn tell(&self, host: Id<Host>, push: Push) -> bool {
+        let open = self.is_open(host);
+        self.push(host, push);
+        open
     }
 
     /// Sends to a host's agent, if it is connected. An agent that is not will get the full set when it dials.

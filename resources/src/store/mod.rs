@@ -3,6 +3,7 @@
 mod admission;
 mod amend;
 mod area;
+mod audit;
 mod books;
 mod contract;
 mod exec;

@@ -2,6 +2,7 @@
 
 mod agents;
 mod amend;
+mod audits;
 mod contracts;
 mod drains;
 mod histories;

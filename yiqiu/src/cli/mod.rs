@@ -1,5 +1,6 @@
 //! The command line: a client of the public HTTP API and nothing else.
 
+pub mod audit;
 pub mod client;
 pub mod component;
 mod elevation;
@@ -110,6 +111,8 @@ pub enum Noun {
     /// What a project reserved and really used.
     #[command(subcommand)]
     Usage(usage::Usage),
+    /// Compares every claim with what the hosts themselves say.
+    Audit(audit::Audit),
     /// What changed.
     Events(events::Events),
     /// Who the token says you are.
@@ -156,6 +159,7 @@ async fn carry_out(global: Global, noun: Noun) -> Outcome {
         Noun::Project(verb) => people::project(&session, verb).await,
         Noun::Token(verb) => people::token(&session, verb).await,
         Noun::Usage(verb) => usage::run(&session, verb).await,
+        Noun::Audit(ask) => audit::run(&session, ask).await,
         Noun::Events(ask) => events::run(&session, ask).await,
         Noun::Whoami => {
             let me = session.client.get(Tier::Projects, &["whoami"], &[]).await?;

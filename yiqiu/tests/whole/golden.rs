@@ -28,6 +28,7 @@ fn the_command_line() {
         &["token", "create", "--help"],
         &["usage", "report", "--help"],
         &["events", "--help"],
+        &["audit", "--help"],
     ] {
         let done = nobody.cli(words);
         assert!(done.status.success(), "{words:?}: {done:?}");

@@ -9,5 +9,6 @@ mod main_job;
 mod metering;
 mod nodes;
 mod platform;
+mod truth;
 mod watch;
 mod without_docker;

@@ -373,6 +373,12 @@ impl Sim {
         sim
     }
 
+    /// They stay connected, and do nothing any more.
+    pub(crate) fn freeze(&self) {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    }
+
     /// Waits until all of them are connected.
     pub(crate) async fn connected(&self, ops: &Server, count: usize) {
         until("the simulated hosts connect", SOON, async || {

@@ -75,6 +75,11 @@ impl Engine {
         Self { address, connected: Mutex::new(None) }
     }
 
+    /// Where it is.
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
     /// Connects, unless that was done since it was last lost.
     pub(super) async fn get(&self) -> Result<Connected, DriverError> {
         if let Some(connected) = &*self.connected.lock().unwrap_or_else(PoisonError::into_inner) {

@@ -4,6 +4,7 @@
 //! answer on 127.0.0.1 only. What it used is read from the control group that it is given, which outlives it.
 
 mod engine;
+mod inventory;
 mod shape;
 mod streams;
 
@@ -36,8 +37,8 @@ use self::{
 use crate::{
     cgroup::{self, Cgroups},
     driver::{
-        Change, Driver, DriverError, Exec, ExecWanted, LogsWanted, Make, NodeId, Pieces, Presence, Reading, Seen,
-        Status,
+        Change, Driver, DriverError, Exec, ExecWanted, Inventory, LogsWanted, Make, NodeId, Pieces, Presence, Reading,
+        Seen, Status,
     },
 };
 
@@ -345,6 +346,18 @@ impl Driver for ContainerDriver {
 
     async fn exec(&self, node: NodeId, wanted: &ExecWanted) -> Result<Exec, DriverError> {
         self.exec_in(node, wanted).await
+    }
+
+    async fn inventory(&self) -> Result<Inventory, DriverError> {
+        self.take_stock().await
+    }
+
+    async fn orphan_remove(&self, handle: &str) -> Result<(), DriverError> {
+        self.remove_orphan(handle).await
+    }
+
+    async fn orphan_adopt(&self, handle: &str, node: NodeId) -> Result<(), DriverError> {
+        self.adopt_orphan(handle, node).await
     }
 
     fn changes(&self) -> mpsc::UnboundedReceiver<Change> {

@@ -106,6 +106,27 @@ impl Teller {
             ("component", "unbound") => {
                 (format!("component {subject} has let go of line {}", field("line_id")), Mood::Plain)
             }
+            ("audit", "finished") => {
+                let counts = ["ghosts", "orphans", "over", "unknown", "ledger"].map(|key| (key, payload[key].as_i64()));
+                let amiss = counts.iter().filter_map(|(key, n)| n.filter(|n| *n > 0).map(|n| format!("{n} {key}")));
+                let amiss = amiss.collect::<Vec<_>>().join(", ");
+                let of =
+                    Some(field("host_name")).filter(|host| !host.is_empty()).map(|host| format!(" of host {host}"));
+                let matched = payload["matched"].as_i64().unwrap_or_default();
+                let told = if amiss.is_empty() { "clean".to_owned() } else { amiss };
+                let of = of.unwrap_or_default();
+                (format!("audit{of}: {told}; {matched} matched"), mood(field("state")))
+            }
+            ("orphan", _) => {
+                let mut sentence = format!("orphan {name} on host {}: {what}", field("host_name"));
+                for (key, before) in [("node_id", " as node "), ("by", " by "), ("why", ", because "), ("detail", ": ")]
+                {
+                    if !field(key).is_empty() {
+                        sentence += &format!("{before}{}", field(key));
+                    }
+                }
+                (sentence, mood(if what == "refused" { "failed" } else { what }))
+            }
             ("member", _) => {
                 let to = if what == "added" { "added as" } else { "removed, was" };
                 (format!("user {} {to} {}", field("user_name"), field("role")), Mood::Plain)
