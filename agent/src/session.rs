@@ -141,7 +141,7 @@ pub(crate) async fn keep(host: &Arc<Host>, link: &Link, leave_when_refused: bool
                 return true;
             }
             End::Refused(why) => format!(
-                "the server refuses this host's credential: {why}; get a join token for the host and start the agent with it"
+                "the server refuses this host: {why}; if it is to join anew, start the agent with a new join token"
             ),
             End::Lost(why) => why,
         };

@@ -94,6 +94,16 @@ impl Teller {
                 let length = payload["to_ms"].as_i64().zip(payload["from_ms"].as_i64()).map(|(to, from)| to - from);
                 (format!("line {subject} was metered so for {}", time::span(length.unwrap_or_default())), Mood::Plain)
             }
+            ("line", "draining" | "undrained" | "stopped") => {
+                let (node, host) = (field("name"), field("host_name"));
+                let told = match what {
+                    "draining" => format!("node {node} has to leave host {host}, which is draining"),
+                    "undrained" => format!("node {node} may stay on host {host}, which is not draining any more"),
+                    _ => format!("node {node} was stopped by ops, as host {host} is draining"),
+                };
+                let why = if field("detail").is_empty() { String::new() } else { format!(": {}", field("detail")) };
+                (told + &why, if what == "undrained" { Mood::Plain } else { Mood::Underway })
+            }
             ("usage", "recorded") => {
                 let measured = i64::try_from(count("deltas")).unwrap_or(i64::MAX);
                 (format!("{} measured on host {subject}", counted(measured, "node")), Mood::Plain)
@@ -252,6 +262,14 @@ mod tests {
                 "rcontract.created",
                 json!({"name": "cc-1", "state": "active", "lines": 2}),
                 "000Z  resources   rcontract.created    tier:components  rcontract cc-1: created with 2 lines, active",
+            ),
+            (
+                Tier::Resources,
+                "project:2",
+                "line.draining",
+                json!({"name": "web", "host_name": "h1", "detail": "new memory"}),
+                "000Z  resources   line.draining        project:2     node web has to leave host h1, which is draining: \
+                 new memory",
             ),
             (
                 Tier::Resources,

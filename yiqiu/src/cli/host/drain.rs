@@ -95,8 +95,8 @@ pub(super) async fn run(session: &Session, drain: Drain) -> Outcome {
             let answer = wish(session, &host, "draining", &why).await?;
             wished(session, &answer)?;
             if session.format == Format::Table {
-                let left = answer["host"]["nodes"].as_i64().unwrap_or_default();
-                output::note(format_args!("{left} nodes are left; yiqiu host drain status {host} shows whose"));
+                let left = nodes(&answer["host"]["nodes"]);
+                output::note(format_args!("left: {left}; yiqiu host drain status {host} shows whose"));
             }
             Ok(())
         }
@@ -135,7 +135,14 @@ async fn status(session: &Session, host: &str) -> Outcome {
     output::list(session.format, LEFT, &left)
 }
 
-/// `host h1 is draining since 2026-11-21 …Z, by user:ops: new memory; 3 nodes of 2 owners are left`
+fn nodes(count: &Value) -> String {
+    match count.as_i64().unwrap_or_default() {
+        1 => "1 node".to_owned(),
+        n => format!("{n} nodes"),
+    }
+}
+
+/// `host h1 is draining; draining since 2026-11-21 …Z, by user:ops: new memory; left: 3 nodes, owners: 2`
 fn sentence(status: &Value) -> String {
     let text = |key: &str| status[key].as_str().unwrap_or_default();
     let mut sentence = format!("host {} is {}", text("host"), text("state"));
@@ -146,7 +153,7 @@ fn sentence(status: &Value) -> String {
         sentence += &format!(": {}", text("why"));
     }
     let holders = status["holders"].as_array().map_or(0, Vec::len);
-    sentence += &format!("; {} nodes of {holders} owners are left", status["nodes"].as_i64().unwrap_or_default());
+    sentence += &format!("; left: {}, owners: {holders}", nodes(&status["nodes"]));
     sentence.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
@@ -176,11 +183,11 @@ mod tests {
     fn a_drain_reads_as_a_sentence() {
         let status = json!({"host": "h1", "state": "unreachable", "wish": "draining", "since_ms": 0, "by": "user:ops",
             "why": "", "nodes": 3, "holders": [{}, {}]});
-        assert_eq!(sentence(&status), "host h1 is unreachable; 3 nodes of 2 owners are left");
+        assert_eq!(sentence(&status), "host h1 is unreachable; left: 3 nodes, owners: 2");
         let status = json!({"host": "h1", "state": "draining", "wish": "draining", "since_ms": 1, "by": "user:ops",
-            "why": "new memory", "nodes": 0, "holders": []});
+            "why": "new memory", "nodes": 1, "holders": [{}]});
         let expected = "host h1 is draining; draining since 1970-01-01 00:00:00.001Z, by user:ops: new memory; \
-                        0 nodes of 0 owners are left";
+                        left: 1 node, owners: 1";
         assert_eq!(sentence(&status), expected);
     }
 }
