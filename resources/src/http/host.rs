@@ -202,8 +202,8 @@ pub(super) async fn get(
 
 /// Change a host
 ///
-/// Limits, overcommit, labels, its pool. A limit above what the machine says is refused, and so is what would take from under claims what
-/// they hold.
+/// Limits, overcommit, labels, its pool. A limit above what the machine says is refused, and so is what would take from
+/// under claims what they hold.
 #[utoipa::path(patch, path = "/v1/hosts/{host}", tag = "resources", request_body = HostPatch,
     params(("host", description = "name or id"), ("If-Match" = Option<String>, Header, description = "generation")),
     responses((status = 200, body = HostView), (status = "4XX", body = Problem)))]

@@ -191,8 +191,8 @@ impl Store {
             ));
         }
         let text = format!(
-            "UPDATE node SET power = 'off', reboot = FALSE, grace_ms = NULL, resumes = FALSE, drain_stopped = TRUE, revision = revision + 1, \
-             request_id = ?, generation = (CASE WHEN carried > generation THEN carried ELSE generation END) + 1, \
+            "UPDATE node SET power = 'off', reboot = FALSE, grace_ms = NULL, resumes = FALSE, drain_stopped = TRUE, \
+             revision = revision + 1, request_id = ?, generation = (CASE WHEN carried > generation THEN carried ELSE generation END) + 1, \
              changed_ms = ? WHERE host_id = ? AND NOT removed AND NOT drain_stopped AND id IN ({}) RETURNING {}",
             places(ids.len()),
             NODE.replace("node.", "")
