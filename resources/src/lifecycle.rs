@@ -2,7 +2,7 @@
 
 pub mod amend;
 mod audit;
-mod full;
+pub(crate) mod full;
 mod host;
 pub mod term;
 

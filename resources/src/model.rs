@@ -7,6 +7,7 @@ mod host;
 mod label;
 mod runtime;
 mod stream;
+mod usage;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -27,6 +28,7 @@ pub use host::{
 pub use label::{LABELS_MOST, Labels, Selector, features_check, labels_changed};
 pub use runtime::{HealthCheck, Mount, Runtime, StopSignal, check_grace};
 pub use stream::{ExecWanted, FromNode, LogsWanted, Open, ToNode, Wanted};
+pub use usage::{Actual, Holder, LineUsage, Preset, Stretch};
 
 /// A place of many data centres.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]

@@ -189,7 +189,7 @@ pub(super) async fn get(
     who: Principal,
     Path(contract): Path<String>,
 ) -> Result<Tagged<ContractView>, Problem> {
-    let (generation, view) = ContractView::of(service.contract_get(&who, &contract).await?);
+    let (generation, view) = ContractView::used(service.contract_get_used(&who, &contract).await?);
     Ok(Tagged(StatusCode::OK, generation, view))
 }
 

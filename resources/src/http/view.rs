@@ -9,8 +9,8 @@ use yiqiu_base::{
 
 use crate::{
     model::{
-        Area, ContractModel, DriverStatus, HostModel, HostSeen, HostState, HostWish, Labels, Limit, NodeModel,
-        NodeSpec, Overcommit, PoolModel, Port, Wished,
+        Area, ContractModel, DriverStatus, HostModel, HostSeen, HostState, HostWish, Labels, Limit, LineUsage,
+        NodeModel, NodeSpec, Overcommit, PoolModel, Port, Wished,
     },
     service::host::Surroundings,
     store::{HostLabels, PoolSum},
@@ -276,10 +276,17 @@ pub(super) struct ContractView {
     #[serde(flatten)]
     contract: ContractModel,
     nodes: Vec<NodeView>,
+    /// What each line reserved (preset) and really used (actual) since its making; where one contract is shown.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    usage: Vec<LineUsage>,
 }
 
 impl ContractView {
     pub(super) fn of((contract, nodes): (ContractModel, Vec<NodeModel>)) -> (i64, Self) {
-        (contract.generation, Self { contract, nodes: nodes.into_iter().map(NodeView::from).collect() })
+        Self::used((contract, nodes, Vec::new()))
+    }
+
+    pub(super) fn used((contract, nodes, usage): (ContractModel, Vec<NodeModel>, Vec<LineUsage>)) -> (i64, Self) {
+        (contract.generation, Self { contract, nodes: nodes.into_iter().map(NodeView::from).collect(), usage })
     }
 }

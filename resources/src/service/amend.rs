@@ -45,7 +45,10 @@ impl Service {
         let amendment = self.amendment_checked(who, &contract, request).await?;
         let by = By { who: &who.subject, reason: &request.reason };
         let amending = Amending { id: contract.id, amendment: &amendment, if_generation, key: key.as_ref(), by };
-        let nodes = self.store().contract_amend(&amending, self.now()).await?;
+        let nodes = match self.store().contract_amend(&amending, self.now()).await {
+            Ok(nodes) => nodes,
+            Err(problem) => return Err(self.explained(who, problem).await),
+        };
         metrics::counter!("yiqiu_claims_total").increment(amendment.add.len() as u64);
         self.push(&nodes);
         self.contract_get(who, &contract.id.to_string()).await
@@ -63,7 +66,10 @@ impl Service {
         let amendment = self.amendment_checked(who, &contract, request).await?;
         let by = By { who: &who.subject, reason: &request.reason };
         let amending = Amending { id: contract.id, amendment: &amendment, if_generation, key: None, by };
-        self.store().contract_amend_dry_run(&amending).await
+        match self.store().contract_amend_dry_run(&amending).await {
+            Err(problem) => Err(self.explained(who, problem).await),
+            forecast => forecast,
+        }
     }
 
     async fn amendment_checked(

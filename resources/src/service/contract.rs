@@ -16,8 +16,11 @@ use yiqiu_base::{
 
 use super::{Service, scope};
 use crate::{
-    lifecycle::{amend::LINES_MOST, largest_node, term, whole_hosts_are_for_ops},
-    model::{By, ContractModel, Forecast, NewContract, NewLine, NodeModel, NodeSpec, Port, Runtime, Term, Variable},
+    lifecycle::{amend::LINES_MOST, full::with_holders, largest_node, term, whole_hosts_are_for_ops},
+    model::{
+        By, ContractModel, Forecast, LineUsage, NewContract, NewLine, NodeModel, NodeSpec, Port, Runtime, Term,
+        Variable,
+    },
     store::{Admission, Admitted, NodeFilter, Store, contract_of},
 };
 
@@ -170,7 +173,10 @@ impl Service {
         let key = key.map(|key| Key::new(&scope, "rcontract", key, request)).transpose()?;
         let mut contract = self.contract_checked(who, request).await?;
         let admission = Admission { contract: contract.clone(), key, request_id: request_id() };
-        let admitted = self.0.admissions.ask(admission).await?;
+        let admitted = match self.0.admissions.ask(admission).await {
+            Ok(admitted) => admitted,
+            Err(problem) => return Err(self.explained(who, problem).await),
+        };
         let Some(made) = admitted.nodes.first() else {
             return self.contract_get(who, &admitted.id.to_string()).await;
         };
@@ -186,7 +192,10 @@ impl Service {
     /// What [`Service::contract_create`] would say now, without claiming.
     pub async fn contract_dry_run(&self, who: &Principal, request: &ContractRequest) -> Result<Forecast, Problem> {
         let contract = self.contract_checked(who, request).await?;
-        self.store().contract_dry_run(&contract, self.now()).await
+        match self.store().contract_dry_run(&contract, self.now()).await {
+            Err(problem) => Err(self.explained(who, problem).await),
+            forecast => forecast,
+        }
     }
 
     async fn contract_checked(&self, who: &Principal, request: &ContractRequest) -> Result<NewContract, Problem> {
@@ -291,6 +300,28 @@ impl Service {
         let all = Paging { cursor: None, limit: Some(1000) };
         let nodes = self.store().node_list(&filter, &all).await?;
         Ok((contract, nodes))
+    }
+
+    /// The same, with what each line reserved and really used.
+    pub async fn contract_get_used(
+        &self,
+        who: &Principal,
+        name_or_id: &str,
+    ) -> Result<(ContractModel, Vec<NodeModel>, Vec<LineUsage>), Problem> {
+        let (contract, nodes) = self.contract_get(who, name_or_id).await?;
+        let usage = self.store().line_usage(contract.id, self.now()).await?;
+        Ok((contract, nodes, usage))
+    }
+
+    /// The refusal of a full host with who holds it, as far as the asker may know.
+    pub(super) async fn explained(&self, who: &Principal, problem: Problem) -> Problem {
+        let host =
+            problem.data.as_ref().and_then(|data| data.pointer("/host/id")?.as_str()?.parse::<uuid::Uuid>().ok());
+        let (Code::HostFull, Some(host)) = (problem.code, host) else { return problem };
+        match self.store().host_holders(Id::from(host)).await {
+            Ok(holders) => with_holders(problem, holders, scope(who)),
+            Err(_) => problem, // the refusal stands without it
+        }
     }
 
     pub(super) async fn contract_find(&self, who: &Principal, name_or_id: &str) -> Result<ContractModel, Problem> {

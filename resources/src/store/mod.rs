@@ -7,6 +7,7 @@ mod audit;
 mod books;
 mod contract;
 mod exec;
+mod held;
 mod history;
 mod host;
 mod image;

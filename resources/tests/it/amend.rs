@@ -124,6 +124,14 @@ async fn lines_come_go_and_change_in_one_step_on_several_hosts() {
             .collect();
         assert_eq!(closed, [0, 1_000, 1_500]);
 
+        // Preset by what was held, to the millisecond.
+        tier.tick(100);
+        let (_, _, usage) = service.contract_get_used(&who, "d").await.unwrap();
+        let first = usage.iter().find(|u| u.name == "first").unwrap();
+        assert_eq!((first.on.ms, first.off.ms, first.held), (1_600, 0, size(300, 1 << 19)));
+        assert_eq!(first.on.cpu_millicore_ms, 100 * 1_000 + 300 * 600);
+        assert_eq!(first.on.memory_byte_ms, (1 << 20) * 1_500 + (1 << 19) * 100);
+
         let told = service.contract_history(&who, "d", &Paging::default()).await.unwrap().items;
         let Change::Created { lines } = &told[0].change else { panic!("{told:?}") };
         assert_eq!(lines.iter().map(|l| (l.name.as_str(), l.size)).collect::<Vec<_>>()[0], ("one", size(100, 1 << 20)));
@@ -204,7 +212,19 @@ async fn amendments_that_cannot_be_change_nothing() {
             service.contract_amend(&who, &id, &change(vec![resize("one", 5_000, 64 << 20)]), None, None).await;
         let refused = refused.unwrap_err();
         assert!(refused.detail.contains("cannot grow on host a: 4.9 cpu more asked, 0.69 cpu free"), "{refused}");
+        assert!(refused.detail.ends_with("Of what is taken, c holds 0.2 cpu"), "{refused}");
         assert_eq!(refused.data.unwrap()["changes"][0]["size"]["cpu_millicores"], 790);
+        // Another tenant learns that others hold the rest, and not who.
+        let line = [line("big", &a.host, size(5_000, 1 << 20))];
+        let refused = service.contract_create(&tenant("other"), None, "big", &line, None).await.unwrap_err();
+        assert!(refused.detail.ends_with("Of what is taken, others hold 0.2 cpu"), "{refused}");
+        let data = refused.data.unwrap();
+        assert_eq!((&data["holders"], data["others"]["nodes"].as_i64()), (&serde_json::json!([]), Some(2)));
+        let refused = service.contract_create(&ops(), None, "big", &line, None).await.unwrap_err().data.unwrap();
+        assert_eq!(
+            (&refused["holders"][0]["rcontract"], &refused["holders"][0]["owner"]),
+            (&"c".into(), &"project:t".into())
+        );
 
         // Names may swap, and a node that is off may shrink below what it used.
         let swap = change(vec![rename("one", "two"), rename("two", "one")]);

@@ -9,7 +9,7 @@ use crate::cli::{
     Session,
     failure::{Failure, Outcome},
     node,
-    output::{self, Format},
+    output::{self, As, Column, Format},
     owned::{self, InProject},
     workload::read_file,
 };
@@ -165,11 +165,30 @@ pub(super) fn show_whole(session: &Session, contract: &Value) -> Outcome {
     match contract.get("nodes").and_then(Value::as_array) {
         Some(nodes) if session.format == Format::Table && !nodes.is_empty() => {
             output::print("\n")?;
-            output::list(session.format, node::NODE.columns, nodes)
+            output::list(session.format, node::NODE.columns, nodes)?;
+        }
+        _ => return Ok(()),
+    }
+    match contract.get("usage").and_then(Value::as_array) {
+        Some(usage) if !usage.is_empty() => {
+            output::print("\n")?;
+            output::list(session.format, USAGE, usage)
         }
         _ => Ok(()),
     }
 }
+
+/// Preset and actual of each line.
+const USAGE: &[Column] = &[
+    Column("LINE", &["/name"], As::Text),
+    Column("HOLDS", &["/held"], As::Size),
+    Column("ON", &["/on/ms"], As::Span),
+    Column("OFF", &["/off/ms"], As::Span),
+    Column("CPU PRESET ON", &["/on/cpu_millicore_ms"], As::CoreTime),
+    Column("CPU ACTUAL", &["/actual/cpu_ns"], As::CpuTime),
+    Column("MEMORY PRESET ON", &["/on/memory_byte_ms"], As::ByteTime),
+    Column("MEMORY ACTUAL", &["/actual/memory_byte_ms"], As::ByteTime),
+];
 
 /// Carries out `yiqiu node resize`.
 pub async fn resize_node(session: &Session, asked: Resize) -> Outcome {
