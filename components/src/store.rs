@@ -61,9 +61,9 @@ impl Store {
             let mut contract = row::contract_values(&whole.contract)?;
             contract.push(now.into());
             let columns = [&row::CONTRACT[..], &["touched_ms"]].concat();
-            insert_rows(&*tx, "ccontract", &columns, vec![contract]).await?;
+            insert_rows(&tx, "ccontract", &columns, vec![contract]).await?;
             let components = whole.components.iter().map(row::component_values).collect::<Result<_, _>>()?;
-            insert_rows(&*tx, "component", &row::COMPONENT, components).await
+            insert_rows(&tx, "component", &row::COMPONENT, components).await
         };
         match written.await {
             Ok(()) => {}

@@ -68,5 +68,5 @@ pub(super) async fn labels_set(
         vec![host.uuid().into(), found.into(), key.as_str().into(), value.as_str().into()]
     };
     let rows = labels.iter().map(row).collect();
-    Ok(insert_rows(&**transaction, "host_label", &["host_id", "found", "key", "value"], rows).await?)
+    Ok(insert_rows(transaction, "host_label", &["host_id", "found", "key", "value"], rows).await?)
 }
