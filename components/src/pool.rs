@@ -191,6 +191,7 @@ fn lines(whole: &Whole) -> Vec<wire::Line> {
             spec: Some(spec.clone()),
             power: common::Power::On.into(),
             node_type: common::NodeType::Cm.into(),
+            release_while_off: false,
         })
         .collect()
 }
@@ -261,6 +262,7 @@ fn node(node: wire::Node) -> Result<NodeModel, Problem> {
         detail,
         ports,
         host_state,
+        hold: _, // none of its lines is ever parked
         health: _,
     } = node;
     let state = common::NodeState::try_from(state)

@@ -317,6 +317,7 @@ async fn contracts(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
                 .col(boolean("removed"))
                 .col(boolean("drain_stopped").default(false))
                 .col(boolean("resumes"))
+                .col(text("hold"))
                 .col(big_integer_null("resizing"))
                 .col(big_integer("revision"))
                 .col(text("request_id"))

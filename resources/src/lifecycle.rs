@@ -4,6 +4,7 @@ pub mod amend;
 mod audit;
 pub(crate) mod full;
 mod host;
+pub(crate) mod park;
 pub mod term;
 
 use std::collections::HashMap;
@@ -179,6 +180,12 @@ fn admit_line(host: &mut HostModel, line: &NewLine, whole_hosts: bool) -> Result
     if host.node_type == Some(NodeType::Bm) {
         if !whole_hosts {
             return Err(whole_hosts_are_for_ops(name, host));
+        }
+        if line.release_while_off {
+            return Err(Problem::invalid(format!(
+                "line {name} cannot release cpu and memory while off: host {} is cut as bm and claimed whole",
+                host.name
+            )));
         }
         whole_host(host, name, size)?;
     }

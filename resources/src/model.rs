@@ -120,6 +120,28 @@ words! {
     }
 }
 
+words! {
+    /// How the line of a node holds its host.
+    Hold, "hold of a line" {
+        /// All of its size in every power state.
+        Always = "always",
+        /// All of its size now; cpu and memory are given back when it is seen off.
+        Whole = "whole",
+        /// Disk only: its node is off, and claims cpu and memory again when it is powered on.
+        Parked = "parked",
+    }
+}
+
+impl Hold {
+    /// What a line of a size claims.
+    pub fn claims(self, size: Size) -> Size {
+        match self {
+            Hold::Always | Hold::Whole => size,
+            Hold::Parked => Size { cpu_millicores: 0, memory_bytes: 0, ..size },
+        }
+    }
+}
+
 /// A root file system that nodes start from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[schema(as = Image)]
@@ -205,6 +227,8 @@ pub struct NewLine {
     pub spec: NodeSpec,
     /// Whether it starts at once.
     pub power: Power,
+    /// Give back cpu and memory while it is off.
+    pub release_while_off: bool,
 }
 
 /// A contract that is asked for.
@@ -309,6 +333,8 @@ pub struct NodeModel {
     pub removed: bool,
     /// It is powered on when its contract starts, or is renewed after its end.
     pub resumes: bool,
+    /// How its line holds its host.
+    pub hold: Hold,
     /// The revision whose size its host has not confirmed yet: until then its line holds what it held before, or more.
     pub resizing: Option<i64>,
     /// Grows with every change of what is wished.

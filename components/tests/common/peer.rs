@@ -225,6 +225,7 @@ impl Inner {
                 detail: String::new(),
                 ports: Vec::new(),
                 host_state: "online".into(),
+                hold: "always".into(),
             });
         }
         self.hosts = hosts;

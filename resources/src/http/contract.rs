@@ -107,6 +107,10 @@ pub(super) struct NewLine {
     runtime: Runtime,
     /// `on` (if left out) or `off`.
     power: Option<Power>,
+    /// Give back cpu and memory while it is off. Powering it on claims them again, and is refused where its host has no
+    /// room for it any more.
+    #[serde(default)]
+    release_while_off: bool,
 }
 
 /// Whether to claim.
@@ -163,8 +167,21 @@ impl From<NewContract> for ContractRequest {
 
 impl From<NewLine> for LineRequest {
     fn from(line: NewLine) -> Self {
-        let NewLine { id, name, host, node_type, image, command, environment, ports, size, runtime, power } = line;
-        Self { id, name, host, node_type, image, command, environment, ports, size, runtime, power }
+        let NewLine {
+            id,
+            name,
+            host,
+            node_type,
+            image,
+            command,
+            environment,
+            ports,
+            size,
+            runtime,
+            power,
+            release_while_off,
+        } = line;
+        Self { id, name, host, node_type, image, command, environment, ports, size, runtime, power, release_while_off }
     }
 }
 

@@ -9,7 +9,7 @@ use yiqiu_base::{
 
 use crate::{
     model::{
-        Area, ContractModel, DriverStatus, HostModel, HostSeen, HostState, HostWish, Labels, Limit, LineUsage,
+        Area, ContractModel, DriverStatus, Hold, HostModel, HostSeen, HostState, HostWish, Labels, Limit, LineUsage,
         NodeModel, NodeSpec, Overcommit, PoolModel, Port, Wished,
     },
     service::host::Surroundings,
@@ -206,6 +206,8 @@ pub(super) struct NodeView {
     /// It is powered on when its contract starts, or is renewed after its end.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     resumes: bool,
+    /// How its line holds its host: `always` in full; `whole`, and less once it is seen off; `parked`, which is its disk only.
+    hold: Hold,
     /// Its host has not confirmed its new size yet: until then its line holds what it held before, or more.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     resizing: bool,
@@ -237,6 +239,7 @@ impl From<NodeModel> for NodeView {
             health,
             removed,
             resumes,
+            hold,
             resizing,
             revision: _,
             request_id: _,
@@ -263,6 +266,7 @@ impl From<NodeModel> for NodeView {
             health,
             removed,
             resumes,
+            hold,
             resizing: resizing.is_some(),
             changed_ms,
         }

@@ -39,9 +39,15 @@ impl Changed {
         self.from != self.node.spec.size
     }
 
+    /// What it claims before and after: all it holds, unless its node is parked.
+    pub fn claims(&self) -> (Size, Size) {
+        (self.node.hold.claims(self.held_before), self.node.hold.claims(self.held))
+    }
+
     /// Whether it is metered under another size or name from now on.
     pub fn remetered(&self) -> bool {
-        self.held != self.held_before || self.was != self.node.name
+        let (from, to) = self.claims();
+        from != to || self.was != self.node.name
     }
 }
 
@@ -173,7 +179,7 @@ fn changed(held: &Held, change: &LineChange) -> Result<Option<Changed>, Problem>
 
 /// Claims what a line grows by.
 fn grow(host: &mut HostModel, change: &Changed) -> Result<(), Problem> {
-    let (from, to) = (change.held_before, change.held);
+    let (from, to) = change.claims();
     if from == to {
         return Ok(());
     }
@@ -203,9 +209,14 @@ pub fn forecast(
             let overhead = host.node_overhead.times(nodes);
             let shrinks = |c: &&Changed| c.node.host_id == host.id;
             let back = plan.map_or(Size::ZERO, |plan| {
-                let shrunk = plan.changed.iter().filter(shrinks).map(|c| c.held.minus(c.node.spec.size));
+                let shrunk = plan.changed.iter().filter(shrinks).map(|c| {
+                    let hold = c.node.hold;
+                    hold.claims(c.held).minus(hold.claims(c.node.spec.size))
+                });
                 let gone = plan.removed.iter().filter(|held| held.node.host_id == host.id);
-                shrunk.chain(gone.map(|held| held.size.plus(host.node_overhead))).fold(Size::ZERO, Size::plus)
+                shrunk
+                    .chain(gone.map(|held| held.node.hold.claims(held.size).plus(host.node_overhead)))
+                    .fold(Size::ZERO, Size::plus)
             });
             Some(HostForecast {
                 host_id: host.id,

@@ -19,13 +19,22 @@ pub(crate) enum Asked {
         /// What it asks to hold.
         to: Size,
     },
+    /// A parked line, which claims its cpu and memory again.
+    Return {
+        /// What it holds.
+        from: Size,
+        /// What it is to hold.
+        to: Size,
+    },
 }
 
 /// Refuses what does not fit; `None` if it does.
 pub(crate) fn host_full(host: &HostModel, line: &str, asked: Asked) -> Option<Problem> {
     let (held, to, more, free) = match asked {
         Asked::Node(size) => (Size::ZERO, size, size, largest_node(host)),
-        Asked::Growth { from, to } => (from, to, to.minus(from).zip(Size::ZERO, i64::max), host.free()),
+        Asked::Growth { from, to } | Asked::Return { from, to } => {
+            (from, to, to.minus(from).zip(Size::ZERO, i64::max), host.free())
+        }
     };
     let lacking = more.beyond(free);
     if lacking.is_empty() {
@@ -37,7 +46,7 @@ pub(crate) fn host_full(host: &HostModel, line: &str, asked: Asked) -> Option<Pr
             format!(
                 "{}{} asked, {} free, {} too much",
                 d.shown(more.get(*d)),
-                if held == Size::ZERO { "" } else { " more" },
+                if held.get(*d) == 0 { "" } else { " more" },
                 d.shown(free.get(*d).max(0)),
                 d.shown(*over)
             )
@@ -49,10 +58,12 @@ pub(crate) fn host_full(host: &HostModel, line: &str, asked: Asked) -> Option<Pr
         (true, _) => format!("{fits} would fit"),
         (false, Asked::Node(_)) => "no node fits any more: choose another host".to_owned(),
         (false, Asked::Growth { .. }) => "nothing is left to grow into".to_owned(),
+        (false, Asked::Return { .. }) => "nothing of it fits any more".to_owned(),
     };
     let does = match asked {
         Asked::Node(_) => "does not fit",
         Asked::Growth { .. } => "cannot grow",
+        Asked::Return { .. } => "cannot claim again what it released while it was off",
     };
     let detail = format!("line {line} {does} on host {}: {}; {hint}", host.name, words.join("; "));
     let lacking: Vec<_> = lacking

@@ -3,7 +3,7 @@ use yiqiu_base::{Health, id::Node, size::Dimension};
 
 use super::*;
 use crate::model::{
-    Area, DriverStatus, HostChange, HostSeen, HostState, HostWish, Limit, NewLine, NodeSpec, Overcommit, Runtime,
+    Area, DriverStatus, Hold, HostChange, HostSeen, HostState, HostWish, Limit, NewLine, NodeSpec, Overcommit, Runtime,
 };
 
 fn size(cpu: i64, memory: i64) -> Size {
@@ -58,6 +58,7 @@ fn contract(lines: &[(Id<Host>, Size)]) -> NewContract {
             runtime: Runtime::default(),
         },
         power: Power::On,
+        release_while_off: false,
     };
     NewContract {
         id: Id::new(),
@@ -229,6 +230,7 @@ pub(super) fn node(state: NodeState, removed: bool) -> NodeModel {
         health: Health::None,
         removed,
         resumes: false,
+        hold: Hold::Always,
         resizing: None,
         revision: 1,
         request_id: String::new(),

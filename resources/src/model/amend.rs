@@ -9,7 +9,8 @@ use super::{NewLine, NodeModel};
 /// A line as it stands: what it holds, and its node.
 #[derive(Debug, Clone)]
 pub struct Held {
-    /// What line, claim and meter say. While a shrink is not confirmed by the host, more than the node's spec.
+    /// What the line says, and unless it is parked claim and meter too. While a shrink is not confirmed by the host,
+    /// more than the node's spec.
     pub size: Size,
     /// Memory in use as its agent last said; 0 if it does not run, or nothing was said.
     pub memory_used: i64,

@@ -117,6 +117,7 @@ pub(super) fn node(node: NodeModel) -> wire::Node {
         health,
         removed: _,
         resumes: _,
+        hold,
         resizing: _,
         revision: _,
         request_id: _,
@@ -139,6 +140,7 @@ pub(super) fn node(node: NodeModel) -> wire::Node {
         ports: ports.into_iter().map(port).collect(),
         host_state: host_state.as_str().to_owned(),
         health: common::Health::from(health).into(),
+        hold: hold.as_str().to_owned(),
     }
 }
 
@@ -202,7 +204,7 @@ pub(super) fn line(line: wire::Line) -> Result<LineRequest, Problem> {
         common::NodeType::Unspecified => None,
         node_type => Some(NodeType::try_from(node_type)?),
     };
-    let wire::Line { id, name, host_id, spec, power: _, node_type: _ } = line;
+    let wire::Line { id, name, host_id, spec, power: _, node_type: _, release_while_off } = line;
     let common::NodeSpec { image_id, image_sha256: _, command, environment, ports, size, runtime } =
         spec.unwrap_or_default();
     Ok(LineRequest {
@@ -220,6 +222,7 @@ pub(super) fn line(line: wire::Line) -> Result<LineRequest, Problem> {
         size: size.map(Size::from),
         runtime: runtime_from(runtime.unwrap_or_default())?,
         power,
+        release_while_off,
     })
 }
 

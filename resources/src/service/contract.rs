@@ -49,6 +49,8 @@ pub struct LineRequest {
     pub runtime: Runtime,
     /// Whether it starts at once; `on` if left out.
     pub power: Option<Power>,
+    /// Give back cpu and memory while it is off: power-on can be refused then.
+    pub release_while_off: bool,
 }
 
 /// A contract as it is asked for.
@@ -286,6 +288,7 @@ impl Service {
                 runtime: line.runtime.clone(),
             },
             power,
+            release_while_off: line.release_while_off,
         })
     }
 

@@ -56,7 +56,10 @@ impl Service {
             ));
         }
         let request = PowerRequest { node_id: node.id, wish, command, if_generation };
-        let node = self.store().node_power(&request, self.now()).await?;
+        let node = match self.store().node_power(&request, self.now()).await {
+            Ok(node) => node,
+            Err(problem) => return Err(self.explained(who, problem).await),
+        };
         self.push(std::slice::from_ref(&node));
         Ok(node)
     }

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     lifecycle::{admit, amend::forecast, hosts_named, term::begin},
-    model::{By, ContractModel, ContractState, Forecast, HostModel, NewContract, NewLine, NodeModel},
+    model::{By, ContractModel, ContractState, Forecast, Hold, HostModel, NewContract, NewLine, NodeModel},
 };
 
 /// A contract that waits for admission.
@@ -331,6 +331,7 @@ pub(super) fn node_of(admission: &Admission, line: &NewLine, host: &HostModel, n
         health: Health::None,
         removed: false,
         resumes,
+        hold: if line.release_while_off { Hold::Whole } else { Hold::Always },
         resizing: None,
         revision: 1,
         request_id: admission.request_id.clone(),
@@ -387,7 +388,7 @@ pub(super) fn line_refused(error: sea_orm::DbErr) -> Problem {
     error.into()
 }
 
-const NODE_COLUMNS: [&str; 23] = [
+const NODE_COLUMNS: [&str; 24] = [
     "id",
     "line_id",
     "rcontract_id",
@@ -408,6 +409,7 @@ const NODE_COLUMNS: [&str; 23] = [
     "health",
     "removed",
     "resumes",
+    "hold",
     "revision",
     "request_id",
     "changed_ms",
@@ -437,6 +439,7 @@ fn node_row(node: &NodeModel) -> Result<Vec<Value>, Problem> {
         health,
         removed,
         resumes,
+        hold,
         resizing: _, // a new node has its size
         revision,
         request_id,
@@ -463,6 +466,7 @@ fn node_row(node: &NodeModel) -> Result<Vec<Value>, Problem> {
         health.as_str().into(),
         (*removed).into(),
         (*resumes).into(),
+        hold.as_str().into(),
         (*revision).into(),
         request_id.as_str().into(),
         (*changed_ms).into(),

@@ -194,11 +194,13 @@ async fn lines_held(transaction: &Transaction, id: Id<RContract>, nodes: Vec<Nod
 
 /// Writes what becomes of a line that stays: its line, its claim, its meter and the wish for its node.
 async fn line_changed(transaction: &mut Transaction, changed: Changed, now: Ms) -> Result<NodeModel, Problem> {
+    let (_, claims) = changed.claims();
     if changed.held != changed.held_before {
-        held_set(transaction, changed.node.line_id, changed.held).await?;
+        line_set(transaction, changed.node.line_id, changed.held).await?;
+        claim_set(transaction, changed.node.line_id, claims).await?;
     }
     if changed.remetered() {
-        segment_change(transaction, &changed.node, changed.held, now).await?;
+        segment_change(transaction, &changed.node, claims, now).await?;
     }
     let resized = changed.resized();
     let mut node = changed.node;
@@ -242,42 +244,60 @@ async fn line_removed(transaction: &mut Transaction, mut node: NodeModel, now: M
     Ok(node)
 }
 
-/// Sets what a line holds, in its line and its claim.
-pub(super) async fn held_set(transaction: &Transaction, line: Id<Line>, size: Size) -> Result<(), Problem> {
+/// Sets what a line holds.
+async fn line_set(transaction: &Transaction, line: Id<Line>, size: Size) -> Result<(), Problem> {
+    size_set(transaction, "UPDATE line SET cpu = ?, memory = ?, disk = ?, iops = ? WHERE id = ?", line, size).await
+}
+
+/// Sets what a line claims of its host.
+pub(super) async fn claim_set(transaction: &Transaction, line: Id<Line>, size: Size) -> Result<(), Problem> {
+    size_set(transaction, "UPDATE claim SET cpu = ?, memory = ?, disk = ?, iops = ? WHERE line_id = ?", line, size)
+        .await
+}
+
+async fn size_set(transaction: &Transaction, text: &str, line: Id<Line>, size: Size) -> Result<(), Problem> {
     let Size { cpu_millicores, memory_bytes, disk_bytes, disk_iops } = size;
     let values =
         [Value::from(cpu_millicores), memory_bytes.into(), disk_bytes.into(), disk_iops.into(), line.uuid().into()];
-    for text in [
-        "UPDATE line SET cpu = ?, memory = ?, disk = ?, iops = ? WHERE id = ?",
-        "UPDATE claim SET cpu = ?, memory = ?, disk = ?, iops = ? WHERE line_id = ?",
-    ] {
-        transaction.execute_raw(sql(transaction.get_database_backend(), text, values.clone())).await?;
-    }
+    transaction.execute_raw(sql(transaction.get_database_backend(), text, values)).await?;
+    Ok(())
+}
+
+/// What the line of a node holds.
+pub(super) async fn line_size(transaction: &Transaction, line: Id<Line>) -> Result<Size, Problem> {
+    let text = "SELECT cpu, memory, disk, iops FROM line WHERE id = ?";
+    let row = transaction.query_one_raw(sql(transaction.get_database_backend(), text, [line.uuid().into()])).await?;
+    let row = row.ok_or_else(|| Problem::internal("a node has no line"))?;
+    let column = |name| row.try_get::<i64>("", name);
+    Ok(size(column("cpu")?, column("memory")?, column("disk")?, column("iops")?))
+}
+
+/// Gives a host back what a claim on it does not hold any more.
+pub(super) async fn host_returned(transaction: &Transaction, host: Id<Host>, size: Size) -> Result<(), Problem> {
+    let Size { cpu_millicores, memory_bytes, disk_bytes, disk_iops } = size;
+    let text = "UPDATE host SET used_cpu = used_cpu - ?, used_memory = used_memory - ?, used_disk = used_disk - ?, \
+                used_iops = used_iops - ? WHERE id = ?";
+    let values = [cpu_millicores.into(), memory_bytes.into(), disk_bytes.into(), disk_iops.into(), host.uuid().into()];
+    transaction.execute_raw(sql(transaction.get_database_backend(), text, values)).await?;
     Ok(())
 }
 
 /// The host bound a node by its new size: from now on its line holds that and no more.
 pub(super) async fn resize_confirmed(transaction: &mut Transaction, node: &NodeModel, now: Ms) -> Result<(), Problem> {
-    let backend = transaction.get_database_backend();
-    let text = "SELECT cpu, memory, disk, iops FROM line WHERE id = ?";
-    let row = transaction.query_one_raw(sql(backend, text, [node.line_id.uuid().into()])).await?;
-    let row = row.ok_or_else(|| Problem::internal("a node has no line"))?;
-    let column = |name| row.try_get::<i64>("", name);
-    let held = size(column("cpu")?, column("memory")?, column("disk")?, column("iops")?);
+    let held = line_size(transaction, node.line_id).await?;
     let text = "UPDATE node SET resizing = NULL WHERE id = ?";
-    transaction.execute_raw(sql(backend, text, [node.id.uuid().into()])).await?;
+    transaction.execute_raw(sql(transaction.get_database_backend(), text, [node.id.uuid().into()])).await?;
     if held == node.spec.size {
         return Ok(());
     }
-    held_set(transaction, node.line_id, node.spec.size).await?;
-    segment_change(transaction, node, node.spec.size, now).await?;
-    let Size { cpu_millicores, memory_bytes, disk_bytes, disk_iops } = held.minus(node.spec.size);
-    let text = "UPDATE host SET used_cpu = used_cpu - ?, used_memory = used_memory - ?, used_disk = used_disk - ?, \
-                used_iops = used_iops - ? WHERE id = ?";
-    let values =
-        [cpu_millicores.into(), memory_bytes.into(), disk_bytes.into(), disk_iops.into(), node.host_id.uuid().into()];
-    transaction.execute_raw(sql(backend, text, values)).await?;
-    Ok(())
+    line_set(transaction, node.line_id, node.spec.size).await?;
+    let (from, to) = (node.hold.claims(held), node.hold.claims(node.spec.size));
+    if from == to {
+        return Ok(());
+    }
+    claim_set(transaction, node.line_id, to).await?;
+    segment_change(transaction, node, to, now).await?;
+    host_returned(transaction, node.host_id, from.minus(to)).await
 }
 
 /// The entry of an amendment.

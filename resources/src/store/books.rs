@@ -21,7 +21,7 @@ pub struct Books {
 }
 
 /// Each rule as the query that finds what breaks it. The one column is the sentence.
-const RULES: [&str; 10] = [
+const RULES: [&str; 11] = [
     // Book 1: `used` is what the claims and their overhead say.
     "SELECT 'host ' || host.name || ' counts as used what its claims do not say' AS fault FROM host \
      LEFT JOIN (SELECT host_id, COUNT(*) AS n, SUM(cpu) AS cpu, SUM(memory) AS memory, SUM(disk) AS disk, \
@@ -33,14 +33,20 @@ const RULES: [&str; 10] = [
      OR host.used_iops <> COALESCE(held.iops, 0) + host.nodes * host.node_overhead_iops",
     "SELECT 'host ' || name || ' is cut as bm and carries ' || nodes || ' nodes' AS fault FROM host \
      WHERE node_type = 'bm' AND nodes > 1",
-    // Book 2: line = claim = open segment = node.
-    "SELECT 'line ' || line.name || ' has no claim of its size' AS fault FROM line LEFT JOIN claim \
-     ON claim.line_id = line.id AND claim.host_id = line.host_id AND claim.cpu = line.cpu \
-     AND claim.memory = line.memory AND claim.disk = line.disk AND claim.iops = line.iops WHERE claim.line_id IS NULL",
-    "SELECT 'line ' || line.name || ' has no open segment of its size' AS fault FROM line LEFT JOIN segment \
-     ON segment.line_id = line.id AND segment.to_ms IS NULL AND segment.cpu = line.cpu \
-     AND segment.memory = line.memory AND segment.disk = line.disk AND segment.iops = line.iops \
+    // Book 2: claim = line, less cpu and memory while its node is parked; open segment = claim, always.
+    "SELECT 'line ' || line.name || ' has no claim of its size' AS fault FROM line \
+     LEFT JOIN node ON node.line_id = line.id LEFT JOIN claim \
+     ON claim.line_id = line.id AND claim.host_id = line.host_id \
+     AND claim.cpu = CASE WHEN node.hold = 'parked' THEN 0 ELSE line.cpu END \
+     AND claim.memory = CASE WHEN node.hold = 'parked' THEN 0 ELSE line.memory END \
+     AND claim.disk = line.disk AND claim.iops = line.iops WHERE claim.line_id IS NULL",
+    "SELECT 'line ' || line.name || ' has no open segment of what it claims' AS fault FROM line \
+     JOIN claim ON claim.line_id = line.id LEFT JOIN segment \
+     ON segment.line_id = line.id AND segment.to_ms IS NULL AND segment.cpu = claim.cpu \
+     AND segment.memory = claim.memory AND segment.disk = claim.disk AND segment.iops = claim.iops \
      WHERE segment.line_id IS NULL",
+    "SELECT 'node ' || name || ' is parked and wished to run' AS fault FROM node \
+     WHERE hold = 'parked' AND (power <> 'off' OR resumes)",
     "SELECT 'a segment is open though its line ended' AS fault FROM segment LEFT JOIN line \
      ON line.id = segment.line_id WHERE segment.to_ms IS NULL AND line.id IS NULL",
     "SELECT 'line ' || line.name || ' has no node' AS fault FROM line LEFT JOIN node ON node.line_id = line.id \

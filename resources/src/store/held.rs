@@ -40,7 +40,8 @@ impl Store {
         let of = |text: &str| sql(backend, text, [contract.uuid().into()]);
         let line = |row: &QueryResult| row.try_get::<uuid::Uuid>("", "line_id").map(Id::<Line>::from);
         let mut lines: HashMap<Id<Line>, LineUsage> = HashMap::new();
-        let text = "SELECT id AS line_id, name, cpu, memory, disk, iops FROM line WHERE rcontract_id = ?";
+        let text = "SELECT line.id AS line_id, line.name, claim.cpu, claim.memory, claim.disk, claim.iops FROM line \
+                    JOIN claim ON claim.line_id = line.id WHERE line.rcontract_id = ?";
         for row in snapshot.query_all_raw(of(text)).await? {
             lines.insert(line(&row)?, LineUsage::new(line(&row)?, row.try_get("", "name")?, sized(&row)?));
         }

@@ -12,6 +12,7 @@ mod history;
 mod host;
 mod image;
 mod node;
+mod park;
 mod pool;
 mod rows;
 mod term;

@@ -18,12 +18,13 @@ use super::{
     Store,
     amend::resize_confirmed,
     contract::contract_closed_if_empty,
+    park::{park, parks_now, unpark},
     rows::{NODE, NodeRow, models, size},
     stale,
 };
 use crate::{
     lifecycle::{Observed, observe, term::may_run},
-    model::{NodeModel, PowerRequest, Report, Wish},
+    model::{Hold, NodeModel, PowerRequest, Report, Wish},
 };
 
 /// Which nodes to list.
@@ -151,7 +152,7 @@ impl Store {
                 ),
             });
         };
-        let node: NodeModel = row.try_into()?;
+        let mut node: NodeModel = row.try_into()?;
         // The row of the node is locked: what its contract is now, it stays until this is committed.
         if node.power == Power::On {
             let text = "SELECT rcontract.state, node.drain_stopped FROM node \
@@ -161,6 +162,9 @@ impl Store {
             may_run(&node.name, stored(&row.try_get::<String>("", "state")?)?)?;
             if row.try_get("", "drain_stopped")? {
                 return Err(drain_stopped(&node));
+            }
+            if node.hold == Hold::Parked {
+                unpark(&mut transaction, &mut node, now).await?;
             }
         }
         emit_changed(&mut transaction, &node, now);
@@ -202,8 +206,9 @@ impl Store {
         for Reported { host_id, report } in in_order {
             let Some(node) = nodes.get_mut(&report.node_id).filter(|n| n.host_id == *host_id) else { continue };
             let resized = node.resizing.is_some_and(|wanted| report.sized >= wanted);
+            let parks = parks_now(&transaction, node, report).await?;
             match observe(node, report) {
-                Observed::Nothing if resized => {}
+                Observed::Nothing if resized || parks => {}
                 Observed::Nothing => continue,
                 Observed::Gone => {
                     gone(&mut transaction, node, now).await?;
@@ -225,7 +230,7 @@ impl Store {
                     node.health = Health::None;
                 }
                 Observed::Seen { metered_as } => {
-                    if let Some(power) = metered_as {
+                    if let Some(power) = metered_as.filter(|_| !parks) {
                         segment_switch(&mut transaction, node, power, now).await?;
                     }
                     let Report { node_id: _, state, generation, boot, detail, ports, health, sized: _ } =
@@ -233,6 +238,9 @@ impl Store {
                     (node.state, node.carried, node.boot) = (state, generation, boot);
                     (node.detail, node.ports, node.health) = (detail, ports, health);
                 }
+            }
+            if parks {
+                park(&mut transaction, node, now).await?;
             }
             if resized {
                 resize_confirmed(&mut transaction, node, now).await?;
@@ -313,15 +321,15 @@ async fn gone(transaction: &mut Transaction, node: &NodeModel, now: Ms) -> Resul
 }
 
 /// A segment that was closed just now.
-struct Closed {
-    ordinal: i64,
-    to_ms: Ms,
-    power: Power,
-    size: Size,
+pub(super) struct Closed {
+    pub(super) ordinal: i64,
+    pub(super) to_ms: Ms,
+    pub(super) power: Power,
+    pub(super) size: Size,
 }
 
 /// Closes the open segment of a line. Its end is never before its start.
-async fn segment_close(transaction: &mut Transaction, node: &NodeModel, now: Ms) -> Result<Closed, Problem> {
+pub(super) async fn segment_close(transaction: &mut Transaction, node: &NodeModel, now: Ms) -> Result<Closed, Problem> {
     let row = transaction
         .query_one_raw(sql(
             transaction.get_database_backend(),
@@ -358,7 +366,12 @@ pub(super) async fn segment_change(
 }
 
 /// Opens the segment that follows one that was closed.
-async fn segment_open(transaction: &mut Transaction, node: &NodeModel, after: Closed, now: Ms) -> Result<(), Problem> {
+pub(super) async fn segment_open(
+    transaction: &mut Transaction,
+    node: &NodeModel,
+    after: Closed,
+    now: Ms,
+) -> Result<(), Problem> {
     let Closed { ordinal, to_ms: from_ms, power, size } = after;
     let Size { cpu_millicores, memory_bytes, disk_bytes, disk_iops } = size;
     transaction
@@ -403,6 +416,7 @@ pub(super) fn emit_changed(transaction: &mut Transaction, node: &NodeModel, now:
         state: node.state.as_str().to_owned(),
         detail: node.detail.clone(),
         health: node.health.as_str().to_owned(),
+        hold: node.hold.as_str().to_owned(),
     };
     let mut event = NewEvent::new(now, "node.changed", &node.owner, node.id, &payload);
     if event.request_id.is_empty() {

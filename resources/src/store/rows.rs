@@ -203,7 +203,7 @@ impl TryFrom<ContractRow> for ContractModel {
 /// The columns of [`NodeRow`].
 pub(super) const NODE: &str = "node.id, node.line_id, node.rcontract_id, node.host_id, node.owner, node.name, \
     node.spec, node.power, node.generation, node.reboot, node.grace_ms, node.state, node.carried, \
-    node.boot, node.detail, node.ports, node.health, node.removed, node.resumes, node.resizing, node.revision, node.request_id, node.changed_ms, \
+    node.boot, node.detail, node.ports, node.health, node.removed, node.resumes, node.hold, node.resizing, node.revision, node.request_id, node.changed_ms, \
     (SELECT host.name FROM host WHERE host.id = host_id) AS host_name, \
     (SELECT host.state FROM host WHERE host.id = host_id) AS host_state, \
     (SELECT host.node_type FROM host WHERE host.id = host_id) AS node_type";
@@ -229,6 +229,7 @@ pub(super) struct NodeRow {
     health: String,
     removed: bool,
     resumes: bool,
+    hold: String,
     resizing: Option<i64>,
     revision: i64,
     request_id: String,
@@ -261,6 +262,7 @@ impl TryFrom<NodeRow> for NodeModel {
             health,
             removed,
             resumes,
+            hold,
             resizing,
             revision,
             request_id,
@@ -289,6 +291,7 @@ impl TryFrom<NodeRow> for NodeModel {
             health: stored(&health)?,
             removed,
             resumes,
+            hold: stored(&hold)?,
             resizing,
             revision,
             request_id,

@@ -12,6 +12,7 @@ mod images;
 mod meters;
 mod migrations;
 mod outbox;
+mod parks;
 mod places;
 mod power;
 mod support;

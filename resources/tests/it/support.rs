@@ -157,6 +157,7 @@ pub(crate) fn line(name: &str, host: &HostModel, size: Size) -> LineRequest {
         size: Some(size),
         runtime: Runtime::default(),
         power: Some(Power::On),
+        release_while_off: false,
     }
 }
 

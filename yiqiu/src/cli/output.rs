@@ -188,10 +188,13 @@ pub fn shown(shape: As, value: &Value) -> String {
     let number = |f: fn(i64) -> String| amount(value).map_or_else(|| plain(value), |n| f(clamped(n)));
     match shape {
         As::Text => plain(value),
-        As::StateOnHost => match host_state(value) {
-            "" | "online" => plain(&value["state"]),
-            host => format!("{} (host {host})", plain(&value["state"])),
-        },
+        As::StateOnHost => {
+            let parked = if value["hold"] == "parked" { ", parked" } else { "" };
+            match host_state(value) {
+                "" | "online" => plain(&value["state"]) + parked,
+                host => format!("{}{parked} (host {host})", plain(&value["state"])),
+            }
+        }
         As::CoreTime => amount(value).map_or_else(|| plain(value), |n| seconds(n / 1_000)),
         As::CpuTime => amount(value).map_or_else(|| plain(value), |n| seconds(n / 1_000_000)),
         As::ByteTime => {

@@ -20,6 +20,7 @@ pub(super) struct Teller {
 struct Last {
     state: String,
     power: String,
+    hold: String,
 }
 
 impl Teller {
@@ -155,7 +156,7 @@ impl Teller {
     /// `node web-1 on host h1: starting -> running`.
     fn change(&mut self, subject: &str, what: &str, payload: &Value) -> (String, Mood) {
         let field = |key: &str| payload.get(key).and_then(Value::as_str).unwrap_or_default();
-        let (state, power, detail) = (field("state"), field("power"), field("detail"));
+        let (state, power, detail, hold) = (field("state"), field("power"), field("detail"), field("hold"));
         let detail = if detail.is_empty() { String::new() } else { format!(" ({detail})") };
         let last = self.last.entry(subject.to_owned()).or_default();
         let known = !last.state.is_empty();
@@ -164,7 +165,13 @@ impl Teller {
             (true, false) if !last.power.is_empty() => format!("{state}, power {power} is wished"),
             _ => state.to_owned(),
         };
-        (last.state, last.power) = (state.to_owned(), power.to_owned());
+        let told = match (last.hold.as_str(), hold) {
+            ("parked", "parked") | (_, "") => told,
+            (_, "parked") => format!("{told}; its cpu and memory are released"),
+            ("parked", _) => format!("{told}; its cpu and memory are claimed again"),
+            (_, _) => told,
+        };
+        (last.state, last.power, last.hold) = (state.to_owned(), power.to_owned(), hold.to_owned());
         if state == "gone" {
             self.last.remove(subject);
         }
@@ -255,6 +262,22 @@ mod tests {
                 node("failed", "off", "exited with\u{1b} code 3"),
                 "000Z  resources   node.changed         shop          node web-1 on host r1-h3: running -> failed \
                  (exited with  code 3)",
+            ),
+            (
+                Tier::Resources,
+                "project:1",
+                "node.changed",
+                json!({"name": "web-1", "state": "off", "power": "off", "host_name": "r1-h3", "hold": "parked"}),
+                "000Z  resources   node.changed         shop          node web-1 on host r1-h3: failed -> off; its cpu \
+                 and memory are released",
+            ),
+            (
+                Tier::Resources,
+                "project:1",
+                "node.changed",
+                json!({"name": "web-1", "state": "off", "power": "on", "host_name": "r1-h3", "hold": "whole"}),
+                "000Z  resources   node.changed         shop          node web-1 on host r1-h3: off, power on is wished; \
+                 its cpu and memory are claimed again",
             ),
             (
                 Tier::Resources,

@@ -132,6 +132,9 @@ pub struct CreateRContract {
     /// Leave the node off.
     #[arg(long)]
     off: bool,
+    /// Give back cpu and memory while it is off; powering it on can be refused then. With a file: `release_while_off`.
+    #[arg(long, conflicts_with = "file")]
+    release_while_off: bool,
     /// When its nodes start, such as 2026-12-24T18:00:00Z or +2h; its claims are held from now on.
     #[arg(long, value_name = "WHEN")]
     starts: Option<String>,
@@ -182,6 +185,9 @@ impl CreateRContract {
             line["size"] = SizeArgs { cpu, memory, disk: self.disk, iops: self.iops }.json();
         }
         line["power"] = json!(if self.off { "off" } else { "on" });
+        if self.release_while_off {
+            line["release_while_off"] = json!(true);
+        }
         if let Some(image) = &self.image {
             line["image"] = json!(image);
         }
