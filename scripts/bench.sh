@@ -1,7 +1,7 @@
 #!/bin/bash
-# The benchmarks, in a release build, with services of their own: bench.sh [SUITE…] [--hosts 200,2000] [--seconds 8]
+# The benchmarks, in a release build, with services of their own: bench.sh [SUITE…] [--hosts 200,2000,20000] [--seconds 8]
 #
-# Suites: limits, cnode_start, claims, memory; all of them if none is named.
+# Suites: limits, cnode_start, claims, memory, scale; all of them if none is named.
 #
 # Each prints a table, and appends its figures to target/bench/<suite>.jsonl.
 set -eu

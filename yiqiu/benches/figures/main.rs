@@ -12,6 +12,7 @@ mod memory;
 mod platform;
 mod process;
 mod report;
+mod scale;
 mod wire;
 
 use std::time::Duration;
@@ -31,6 +32,8 @@ enum Suite {
     Claims,
     /// Resident memory.
     Memory,
+    /// Restart, audit and memory of a whole data centre.
+    Scale,
 }
 
 #[derive(Debug, Parser)]
@@ -38,8 +41,11 @@ struct Arguments {
     /// Which suites; all of them if none is named.
     suites: Vec<Suite>,
     /// On how many simulated hosts claims are measured.
-    #[arg(long, env = "YIQIU_BENCH_HOSTS", value_delimiter = ',', default_values_t = [200, 2_000])]
+    #[arg(long, env = "YIQIU_BENCH_HOSTS", value_delimiter = ',', default_values_t = [200, 2_000, 20_000])]
     hosts: Vec<usize>,
+    /// How many simulated hosts the data centre has, with 20 nodes each.
+    #[arg(long, env = "YIQIU_BENCH_SCALE_HOSTS", default_value_t = 10_000)]
+    scale_hosts: usize,
     /// How long each load runs, after a warm-up.
     #[arg(long, env = "YIQIU_BENCH_SECONDS", default_value_t = 8)]
     seconds: u64,
@@ -54,7 +60,7 @@ struct Arguments {
 // One thread: the load shares the machine with what is measured, and must be light.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
-    let Arguments { suites, hosts, seconds, databases, bench: _ } = Arguments::parse();
+    let Arguments { suites, hosts, scale_hosts, seconds, databases, bench: _ } = Arguments::parse();
     let suites = if suites.is_empty() { Suite::value_variants().to_vec() } else { suites };
     let limits = limits::measure()?;
     for suite in suites {
@@ -72,6 +78,7 @@ async fn main() -> anyhow::Result<()> {
                 }
             }
             Suite::Memory => memory::run(&mut report).await?,
+            Suite::Scale => scale::run(scale_hosts, &mut report).await?,
         }
     }
     Ok(())

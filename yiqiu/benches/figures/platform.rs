@@ -38,6 +38,7 @@ pub(crate) enum Kind {
 pub(crate) struct Platform {
     pub(crate) process: Process,
     pub(crate) ops: Api,
+    command: Command,
     folder: TempDir,
 }
 
@@ -89,16 +90,31 @@ impl Platform {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let address = format!("127.0.0.1:{port}");
         command.args(["--listen", &address, "--rate-limit", RATE_LIMIT]);
-        let mut process = Process::start(&mut command, &folder.path().join("server.log"))?;
-        let mut ops = Api { address, token: String::new() };
+        let process = Process::start(&mut command, &folder.path().join("server.log"))?;
+        let mut platform = Self { process, ops: Api { address, token: String::new() }, command, folder };
+        platform.ready().await?;
+        std::fs::read_to_string(token).context(token.display().to_string())?.trim().clone_into(&mut platform.ops.token);
+        Ok(platform)
+    }
+
+    async fn ready(&mut self) -> anyhow::Result<()> {
         let from = Instant::now();
-        while ops.get("/readyz").await.is_err() {
-            process.still_runs()?;
+        while self.ops.get("/readyz").await.is_err() {
+            self.process.still_runs()?;
             ensure!(from.elapsed() < Duration::from_secs(60), "the server is not ready after a minute");
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        std::fs::read_to_string(token).context(token.display().to_string())?.trim().clone_into(&mut ops.token);
-        Ok(Self { process, ops, folder })
+        Ok(())
+    }
+
+    /// Ends the server and starts it anew, on what it left; back when it answers, with how long that took from its
+    /// start.
+    pub(crate) async fn restart(&mut self) -> anyhow::Result<Duration> {
+        self.process.stop();
+        let from = Instant::now();
+        self.process = Process::start(&mut self.command, &self.folder.path().join("server.log"))?;
+        self.ready().await?;
+        Ok(from.elapsed())
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -174,17 +190,23 @@ impl Platform {
         command.args(["sim", "--server", &format!("http://{}", self.ops.address), "--tokens-file"]).arg(&tokens);
         command.args(["--cpu", "1000000", "--memory", "500TiB", "--disk", "500TiB", "--iops", "1000000000"]);
         let mut agents = Process::start(&mut command, &self.folder().join("agents.log"))?;
-        let most = Duration::from_secs(60 + hosts.len() as u64 / 20);
+        self.all_online(hosts.len(), &mut agents).await?;
+        Ok(agents)
+    }
+
+    /// Waits until that many hosts are online.
+    pub(crate) async fn all_online(&mut self, hosts: usize, agents: &mut Process) -> anyhow::Result<()> {
+        let most = Duration::from_secs(60 + hosts as u64 / 20);
         let from = Instant::now();
         loop {
             let online = self.online().await?;
-            if online == hosts.len() {
-                return Ok(agents);
+            if online == hosts {
+                return Ok(());
             }
             agents.still_runs()?;
             self.process.still_runs()?;
-            ensure!(from.elapsed() < most, "{online} of {} hosts are online after {most:?}", hosts.len());
-            tokio::time::sleep(Duration::from_millis(500)).await;
+            ensure!(from.elapsed() < most, "{online} of {hosts} hosts are online after {most:?}");
+            tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
 
