@@ -78,6 +78,15 @@ impl Database {
         self.read.get_database_backend()
     }
 
+    /// How many changes are worth making beside each other: SQLite has one writer; on PostgreSQL the ways of one to the
+    /// server and back pass beside another's.
+    pub fn changes_at_a_time(&self) -> usize {
+        match &self.store {
+            Store::Sqlite(_) => 1,
+            Store::Postgres(_) => 3,
+        }
+    }
+
     /// Begins a change. On SQLite it holds the one write lock from here on.
     pub async fn begin(&self) -> Result<Transaction, DbErr> {
         let inner = match &self.store {
@@ -250,7 +259,7 @@ impl Transaction {
     pub async fn commit(mut self) -> Result<(), DbErr> {
         let tells = !self.events.is_empty();
         if tells {
-            self.later.extend(crate::outbox::append(&self.events));
+            self.later.extend(crate::outbox::append(&self.events, self.inner.get_database_backend()));
         }
         write_all(&self.inner, self.later).await?;
         crash_point("before");
@@ -268,17 +277,48 @@ impl Transaction {
 
 /// Carries out statements one after the other; an error ends it.
 async fn write_all(statements: &Statements, writes: Vec<Write>) -> Result<(), DbErr> {
-    for (text, values) in writes {
-        match &statements.0 {
-            Inner::Sqlite(change) => {
+    match &statements.0 {
+        Inner::Sqlite(change) => {
+            for (text, values) in writes {
                 change.write(&text, &values)?;
             }
-            Inner::Postgres(transaction) => {
+        }
+        Inner::Postgres(transaction) => {
+            for (text, values) in together(writes) {
                 transaction.execute_raw(sql(DbBackend::Postgres, &text, values)).await?;
             }
         }
     }
     Ok(())
+}
+
+/// Makes one statement of plain inserts that follow each other: a statement is a way to PostgreSQL and back, which takes
+/// longer than most of them do. Changes of rows stay apart: of two changes of one row in a statement only one happens.
+fn together(writes: Vec<Write>) -> Vec<Write> {
+    const PARAMETERS_MOST: usize = 60_000; // of 65,535
+    let plain = |text: &str| text.starts_with("INSERT INTO ") && !text.contains(" ON CONFLICT ");
+    let mut runs: Vec<(Vec<String>, Vec<sea_orm::Value>)> = Vec::with_capacity(writes.len());
+    for (text, values) in writes {
+        match runs.last_mut() {
+            Some((texts, held)) if plain(&text) && plain(&texts[0]) && held.len() + values.len() <= PARAMETERS_MOST => {
+                texts.push(text);
+                held.extend(values);
+            }
+            _ => runs.push((vec![text], values)),
+        }
+    }
+    runs.into_iter().map(|(texts, values)| (one_statement(&texts), values)).collect()
+}
+
+fn one_statement(texts: &[String]) -> String {
+    match texts {
+        [] => String::new(),
+        [one] => one.clone(),
+        [parts @ .., last] => {
+            let parts = parts.iter().enumerate().map(|(n, text)| format!("part{n} AS ({text})"));
+            format!("WITH {} {last}", parts.collect::<Vec<_>>().join(", "))
+        }
+    }
 }
 
 /// In test builds: ends the process as a crash would, before or after its n-th commit, when the environment says
@@ -416,5 +456,38 @@ fn without_password(text: &str) -> String {
     match (text.find("://"), text.find('@')) {
         (Some(from), Some(to)) if from < to => format!("{}://***{}", &text[..from], &text[to..]),
         _ => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_inserts_that_follow_each_other_are_one_statement() {
+        let write = |text: &str, n: i64| (text.to_owned(), vec![sea_orm::Value::from(n)]);
+        let joined = together(vec![
+            write("INSERT INTO a (x) VALUES (?)", 1),
+            write("INSERT INTO b (x) VALUES (?)", 2),
+            write("INSERT INTO c (x) VALUES (?)", 3),
+            write("UPDATE a SET x = ?", 4),
+            write("UPDATE a SET x = ?", 5),
+            write("INSERT INTO d (x) VALUES (?) ON CONFLICT DO NOTHING", 6),
+            write("INSERT INTO e (x) VALUES (?)", 7),
+        ]);
+        let texts: Vec<&str> = joined.iter().map(|(text, _)| text.as_str()).collect();
+        assert_eq!(
+            texts,
+            [
+                "WITH part0 AS (INSERT INTO a (x) VALUES (?)), part1 AS (INSERT INTO b (x) VALUES (?)) \
+                 INSERT INTO c (x) VALUES (?)",
+                "UPDATE a SET x = ?",
+                "UPDATE a SET x = ?",
+                "INSERT INTO d (x) VALUES (?) ON CONFLICT DO NOTHING",
+                "INSERT INTO e (x) VALUES (?)",
+            ]
+        );
+        let values: Vec<usize> = joined.iter().map(|(_, values)| values.len()).collect();
+        assert_eq!(values, [3, 1, 1, 1, 1], "values go with their statements");
     }
 }

@@ -3,14 +3,17 @@
 
 use std::{future::Future, sync::Arc};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
 
 use crate::{Code, Problem};
 
 /// Hands requests to a function that decides a whole group at once.
 pub struct GroupCommit<In, Out> {
-    queue: mpsc::Sender<(In, oneshot::Sender<Result<Out, Problem>>)>,
+    queue: mpsc::Sender<Request<In, Out>>,
 }
+
+/// What is asked, and where the verdict goes.
+type Request<In, Out> = (In, oneshot::Sender<Result<Out, Problem>>);
 
 impl<In, Out> Clone for GroupCommit<In, Out> {
     fn clone(&self) -> Self {
@@ -19,39 +22,31 @@ impl<In, Out> Clone for GroupCommit<In, Out> {
 }
 
 impl<In: Send + 'static, Out: Send + 'static> GroupCommit<In, Out> {
-    /// Starts the one thread that commits: it may wait for the disk without holding up others. `commit` gets up to `most` requests in the order they came, and returns a
-    /// verdict for each in the same order; an error fails all of them.
-    pub fn start<F, Fut>(most: usize, commit: F) -> Self
+    /// Starts the threads that commit, so many groups at a time: they may wait for the disk without holding up others.
+    /// `commit` gets up to `most` requests in the order they came, and returns a verdict for each in the same order; an
+    /// error fails all of them.
+    pub fn start<F, Fut>(most: usize, at_a_time: usize, commit: F) -> Self
     where
         F: Fn(Arc<Vec<In>>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Vec<Result<Out, Problem>>, Problem>> + Send,
         In: Sync,
     {
-        let (queue, mut requests) = mpsc::channel::<(In, oneshot::Sender<Result<Out, Problem>>)>(most * 4);
-        let work = async move {
-            let mut gathered = Vec::with_capacity(most);
-            while requests.recv_many(&mut gathered, most).await > 0 {
-                let (group, answers): (Vec<In>, Vec<_>) = gathered.drain(..).unzip();
-                let group = Arc::new(group);
-                match commit(group).await {
-                    Ok(verdicts) => {
-                        debug_assert_eq!(verdicts.len(), answers.len());
-                        for (answer, verdict) in answers.into_iter().zip(verdicts) {
-                            let _ = answer.send(verdict); // the caller may have gone
-                        }
-                    }
-                    Err(problem) => {
-                        for answer in answers {
-                            let _ = answer.send(Err(problem.clone()));
-                        }
-                    }
+        let (queue, requests) = mpsc::channel::<Request<In, Out>>(most * 4);
+        let (requests, commit) = (Arc::new(Mutex::new(requests)), Arc::new(commit));
+        for _ in 0..at_a_time {
+            let (requests, commit) = (requests.clone(), commit.clone());
+            let work = async move {
+                let mut gathered = Vec::with_capacity(most);
+                while requests.lock().await.recv_many(&mut gathered, most).await > 0 {
+                    let (group, answers): (Vec<In>, Vec<_>) = gathered.drain(..).unzip();
+                    answer(commit(Arc::new(group)).await, answers);
                 }
+            };
+            let runtime = tokio::runtime::Handle::current();
+            let named = std::thread::Builder::new().name("commit".to_owned());
+            if let Err(error) = named.spawn(move || runtime.block_on(work)) {
+                tracing::error!(%error, "no thread for commits"); // without any, what is asked is refused
             }
-        };
-        let runtime = tokio::runtime::Handle::current();
-        if let Err(error) = std::thread::Builder::new().name("commit".to_owned()).spawn(move || runtime.block_on(work))
-        {
-            tracing::error!(%error, "no thread for commits"); // what is asked is refused then: its queue is closed
         }
         Self { queue }
     }
@@ -62,5 +57,24 @@ impl<In: Send + 'static, Out: Send + 'static> GroupCommit<In, Out> {
         let (answer, verdict) = oneshot::channel();
         self.queue.send((request, answer)).await.map_err(|_| gone())?;
         verdict.await.map_err(|_| gone())?
+    }
+}
+
+fn answer<Out>(
+    verdicts: Result<Vec<Result<Out, Problem>>, Problem>,
+    answers: Vec<oneshot::Sender<Result<Out, Problem>>>,
+) {
+    match verdicts {
+        Ok(verdicts) => {
+            debug_assert_eq!(verdicts.len(), answers.len());
+            for (answer, verdict) in answers.into_iter().zip(verdicts) {
+                let _ = answer.send(verdict); // the caller may have gone
+            }
+        }
+        Err(problem) => {
+            for answer in answers {
+                let _ = answer.send(Err(problem.clone()));
+            }
+        }
     }
 }

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, Value};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, Value};
 
 use crate::{
     Principal, Problem,
@@ -74,17 +74,27 @@ pub struct Event {
 
 /// The statements that write events with the next positions. They come last in a transaction: from the first of them
 /// on it holds the lock of the head row, until the commit.
-pub(crate) fn append(events: &[NewEvent]) -> Vec<Write> {
+pub(crate) fn append(events: &[NewEvent], backend: DbBackend) -> Vec<Write> {
     let count = i64::try_from(events.len()).unwrap_or(i64::MAX);
-    let mut writes =
-        vec![("UPDATE outbox_head SET position = position + ? WHERE id = 1".to_owned(), vec![Value::from(count)])];
+    let head = "UPDATE outbox_head SET position = position + ? WHERE id = 1";
+    let mut writes = Vec::with_capacity(2);
+    // PostgreSQL does both in one statement, and holds the lock for one way less.
+    let mut with = None;
+    match backend {
+        DbBackend::Postgres => with = Some(format!("WITH head AS ({head} RETURNING position) ")),
+        _ => writes.push((head.to_owned(), vec![Value::from(count)])),
+    }
     for (chunk_at, chunk) in events.chunks(CHUNK).enumerate() {
-        let place = "((SELECT position FROM outbox_head WHERE id = 1) - ?, ?, ?, ?, ?, ?, ?)";
+        let (with, source, mut values) = match with.take() {
+            Some(with) => (with, "head", vec![Value::from(count)]),
+            None => (String::new(), "outbox_head WHERE id = 1", Vec::new()),
+        };
+        let place = format!("((SELECT position FROM {source}) - ?, ?, ?, ?, ?, ?, ?)");
         let text = format!(
-            "INSERT INTO outbox (position, at_ms, kind, owner, subject, request_id, payload) VALUES {}",
-            vec![place; chunk.len()].join(", ")
+            "{with}INSERT INTO outbox (position, at_ms, kind, owner, subject, request_id, payload) VALUES {}",
+            vec![place.as_str(); chunk.len()].join(", ")
         );
-        let values = chunk.iter().enumerate().flat_map(|(at, event)| {
+        values.extend(chunk.iter().enumerate().flat_map(|(at, event)| {
             let before_last = count - 1 - i64::try_from(chunk_at * CHUNK + at).unwrap_or(i64::MAX);
             [
                 Value::from(before_last),
@@ -95,8 +105,8 @@ pub(crate) fn append(events: &[NewEvent]) -> Vec<Write> {
                 event.request_id.as_str().into(),
                 event.payload.as_str().into(),
             ]
-        });
-        writes.push((text, values.collect()));
+        }));
+        writes.push((text, values));
     }
     writes
 }

@@ -129,7 +129,8 @@ pub async fn start(database: Database, environment: Environment, settings: Setti
     let sessions = Sessions::default();
     let admissions = {
         let (store, clock, sessions) = (store.clone(), environment.clock.clone(), sessions.clone());
-        GroupCommit::start(GROUP_MOST, move |group: Arc<Vec<Admission>>| {
+        let at_a_time = store.database().changes_at_a_time();
+        GroupCommit::start(GROUP_MOST, at_a_time, move |group: Arc<Vec<Admission>>| {
             let (store, clock, sessions) = (store.clone(), clock.clone(), sessions.clone());
             async move {
                 let verdicts = contract::admit_group(&store, &group, &clock).await;
@@ -144,7 +145,8 @@ pub async fn start(database: Database, environment: Environment, settings: Setti
     };
     let reports = {
         let (store, clock, sessions) = (store.clone(), environment.clock.clone(), sessions.clone());
-        GroupCommit::start(GROUP_MOST, move |group: Arc<Vec<Reported>>| {
+        // One at a time: what is said of a node keeps its order.
+        GroupCommit::start(GROUP_MOST, 1, move |group: Arc<Vec<Reported>>| {
             let (store, clock, sessions) = (store.clone(), clock.clone(), sessions.clone());
             async move { Ok(agent::observe_group(&store, &group, &clock, &sessions).await) }
         })

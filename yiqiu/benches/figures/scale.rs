@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::{
     platform::{Kind, Platform, text},
     report::{Figure, Report},
-    wire::Connection,
+    wire::{Api, Connection},
 };
 
 /// Nodes on each host.
@@ -28,7 +28,7 @@ pub(crate) async fn run(hosts: usize, report: &mut Report) -> anyhow::Result<()>
 
     let image = platform.image("empty", &[0; 1024]).await?;
     let from = Instant::now();
-    claim(&platform, &made, &image).await?;
+    claim(&platform.tenant("load").await?, &made, &image).await?;
     let nodes = hosts * NODES;
     running(&platform, nodes).await?;
     report.note(&format!("{nodes} nodes claimed and started in {:.1} s", from.elapsed().as_secs_f64()));
@@ -51,8 +51,8 @@ pub(crate) async fn run(hosts: usize, report: &mut Report) -> anyhow::Result<()>
 }
 
 /// A contract for every `LINES` hosts and every node of each.
-async fn claim(platform: &Platform, hosts: &[(String, String)], image: &str) -> anyhow::Result<()> {
-    let mut connection = Connection::open(&platform.ops.address).await?;
+async fn claim(tenant: &Api, hosts: &[(String, String)], image: &str) -> anyhow::Result<()> {
+    let mut connection = Connection::open(&tenant.address).await?;
     for node in 0..NODES {
         for (part, hosts) in hosts.chunks(LINES).enumerate() {
             let line = |(at, (host, _)): (usize, &(String, String))| {
@@ -61,7 +61,7 @@ async fn claim(platform: &Platform, hosts: &[(String, String)], image: &str) -> 
             };
             let lines: Vec<Value> = hosts.iter().enumerate().map(line).collect();
             let new = json!({ "name": format!("c{node}-{part}"), "lines": lines });
-            platform.ops.call_over(&mut connection, "POST", "/v1/rcontracts", Some(&new)).await?;
+            tenant.call_over(&mut connection, "POST", "/v1/rcontracts", Some(&new)).await?;
         }
     }
     Ok(())
