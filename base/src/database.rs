@@ -36,10 +36,6 @@ enum Store {
 #[derive(Clone)]
 pub struct Reader(Store);
 
-/// How SQLite's connections are set up.
-const PRAGMAS: [(&str, &str); 4] =
-    [("journal_mode", "WAL"), ("synchronous", "FULL"), ("foreign_keys", "ON"), ("cache_size", "-32768")];
-
 impl Database {
     /// Opens `sqlite:PATH` (made if missing) or `postgres://…`; `unavailable` if it does not answer.
     pub async fn connect(url: &str) -> Result<Self, Problem> {
@@ -83,7 +79,7 @@ impl Database {
     pub fn changes_at_a_time(&self) -> usize {
         match &self.store {
             Store::Sqlite(_) => 1,
-            Store::Postgres(_) => 3,
+            Store::Postgres(_) => 2,
         }
     }
 

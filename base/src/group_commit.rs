@@ -22,8 +22,8 @@ impl<In, Out> Clone for GroupCommit<In, Out> {
 }
 
 impl<In: Send + 'static, Out: Send + 'static> GroupCommit<In, Out> {
-    /// Starts the threads that commit, so many groups at a time: they may wait for the disk without holding up others.
-    /// `commit` gets up to `most` requests in the order they came, and returns a verdict for each in the same order; an
+    /// Starts to commit, so many groups at a time. One at a time has a thread of its own, on which it may wait for the
+    /// disk without holding up others. `commit` gets up to `most` requests in the order they came, and returns a verdict for each in the same order; an
     /// error fails all of them.
     pub fn start<F, Fut>(most: usize, at_a_time: usize, commit: F) -> Self
     where
@@ -42,6 +42,10 @@ impl<In: Send + 'static, Out: Send + 'static> GroupCommit<In, Out> {
                     answer(commit(Arc::new(group)).await, answers);
                 }
             };
+            if at_a_time > 1 {
+                tokio::spawn(work); // it waits for a server, not for the disk
+                continue;
+            }
             let runtime = tokio::runtime::Handle::current();
             let named = std::thread::Builder::new().name("commit".to_owned());
             if let Err(error) = named.spawn(move || runtime.block_on(work)) {

@@ -164,6 +164,10 @@ async fn hosts(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
     manager
         .create_index(Index::create().name("host_place").table("host").col("rack_id").col("unit").unique().to_owned())
         .await?;
+    // Found by at the start of every session.
+    manager
+        .create_index(Index::create().name("host_credential").table("host").col("credential_hash").unique().to_owned())
+        .await?;
     manager.create_index(Index::create().name("host_pool").table("host").col("pool_id").to_owned()).await?;
     // `found`: a feature that the agent found, rather than a label that ops set.
     manager

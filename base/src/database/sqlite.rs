@@ -51,19 +51,27 @@ struct Open {
 pub(super) fn open(url: &str, readers: usize) -> Result<(Pool, Pool), DbErr> {
     let path = path_of(url);
     let schema = Arc::new(AtomicU64::new(0));
-    let writer = Pool::of(&path, 1, 512, &schema)?;
-    let readers = Pool::of(&path, readers, 128, &schema)?;
+    let writer = Pool::of(&path, 1, 512, 32 << 10, &schema)?;
+    // What readers keep is worth nothing after the next change, so they keep little.
+    let readers = Pool::of(&path, readers, 128, 4 << 10, &schema)?;
     let log = PathBuf::from(format!("{}-wal", path.display()));
     tokio::spawn(keep_log_short(Arc::downgrade(&writer.0), Arc::new(Mutex::new(connect(&path)?)), log));
     Ok((writer, readers))
 }
 
 impl Pool {
-    fn of(path: &Path, count: usize, statements: usize, schema: &Arc<AtomicU64>) -> Result<Self, DbErr> {
+    fn of(
+        path: &Path,
+        count: usize,
+        statements: usize,
+        cache_kib: i64,
+        schema: &Arc<AtomicU64>,
+    ) -> Result<Self, DbErr> {
         let mut idle = Vec::with_capacity(count);
         for _ in 0..count {
             let connection = connect(path)?;
             connection.set_prepared_statement_cache_capacity(statements);
+            connection.pragma_update(None, "cache_size", -cache_kib).map_err(failed)?;
             idle.push(Open { connection, flags: HashSet::new(), schema: None });
         }
         let permits = Arc::new(Semaphore::new(count));
@@ -307,7 +315,7 @@ fn bind(statement: &mut rusqlite::Statement<'_>, values: &[Value]) -> Result<(),
 fn connect(path: &Path) -> Result<Connection, DbErr> {
     let connection = Connection::open(path).map_err(failed)?;
     connection.busy_timeout(Duration::from_secs(10)).map_err(failed)?;
-    for (name, value) in super::PRAGMAS {
+    for (name, value) in [("journal_mode", "WAL"), ("synchronous", "FULL"), ("foreign_keys", "ON")] {
         connection.pragma_update(None, name, value).map_err(failed)?;
     }
     // The log is moved by a task of its own, so that no change waits for it.

@@ -199,7 +199,9 @@ impl Platform {
         let most = Duration::from_secs(60 + hosts as u64 / 20);
         let from = Instant::now();
         loop {
-            let online = self.online().await?;
+            // To list thousands of hosts is work: not before their agents are there.
+            let connected = self.connected().await?;
+            let online = if connected < hosts { connected } else { self.online().await? };
             if online == hosts {
                 return Ok(());
             }
@@ -208,6 +210,12 @@ impl Platform {
             ensure!(from.elapsed() < most, "{online} of {hosts} hosts are online after {most:?}");
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
+    }
+
+    async fn connected(&self) -> anyhow::Result<usize> {
+        let metrics = self.ops.text("/metrics").await?;
+        let line = metrics.lines().find_map(|l| l.strip_prefix("yiqiu_agents_connected "));
+        Ok(line.and_then(|count| count.trim().parse().ok()).unwrap_or(0))
     }
 
     async fn online(&self) -> anyhow::Result<usize> {
