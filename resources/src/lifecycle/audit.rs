@@ -64,10 +64,17 @@ pub fn compare(host: &HostModel, before: &[NodeModel], after: &[NodeModel], ther
         }
         // One that is being resized has limits of before, or of after.
         let same = first.get(&node.id).is_some_and(|first| {
-            first.spec.size == node.spec.size && first.resizing.is_none() && node.resizing.is_none()
+            first.spec.size == node.spec.size
+                && first.hold == node.hold
+                && first.resizing.is_none()
+                && node.resizing.is_none()
         });
         let found = there.found.iter().find(|found| found.node_id == Some(node.id));
-        let excess = found.filter(|_| same).and_then(|found| excess(node.spec.size, found));
+        let excess = found.filter(|_| same).and_then(|found| {
+            // What is parked keeps the limits that it runs under, and holds nothing to run with.
+            let claim = if found.running { node.hold.claims(node.spec.size) } else { node.spec.size };
+            excess(claim, found)
+        });
         match excess {
             Some(detail) => finding(FindingKind::Over, Some(node), found, format!("node {} {detail}", node.name)),
             None => matched += 1,

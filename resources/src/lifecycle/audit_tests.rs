@@ -1,7 +1,10 @@
 use yiqiu_base::NodeType;
 
 use super::*;
-use crate::lifecycle::tests::{host, node};
+use crate::{
+    lifecycle::tests::{host, node},
+    model::Hold,
+};
 
 const CLAIM: Size = Size { cpu_millicores: 500, memory_bytes: 64 << 20, disk_bytes: 0, disk_iops: 0 };
 
@@ -99,6 +102,17 @@ fn what_nobody_claims_is_an_orphan() {
         assert_eq!((finding.kind, finding.node_id, &finding.handle), (FindingKind::Orphan, None, &orphan.handle));
         assert!(finding.detail.contains(why) && !finding.detail.contains('\u{1b}'), "{}", finding.detail);
     }
+}
+
+#[test]
+fn what_is_parked_and_runs_is_over() {
+    let node = NodeModel { hold: Hold::Parked, ..claimed(NodeState::Off, 1, false) };
+    let whole = NodeModel { hold: Hold::Whole, ..node.clone() };
+    let all = std::slice::from_ref(&node);
+    let (stands, runs) = (Found { running: false, ..found(Some(&node)) }, found(Some(&node)));
+    assert_eq!(kinds(all, all, &of(vec![stands])), (1, vec![]));
+    assert_eq!(kinds(all, all, &of(vec![runs.clone()])), (0, vec![FindingKind::Over]));
+    assert_eq!(kinds(all, &[whole], &of(vec![runs])), (1, vec![]), "it was powered on meanwhile");
 }
 
 #[test]
