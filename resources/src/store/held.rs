@@ -18,9 +18,9 @@ impl Store {
     pub async fn host_holders(&self, host: Id<Host>) -> Result<Vec<Holder>, Problem> {
         let text = "SELECT rcontract.id, rcontract.name, rcontract.owner, COUNT(*) AS nodes, \
                     CAST(SUM(claim.cpu) AS BIGINT) AS cpu, CAST(SUM(claim.memory) AS BIGINT) AS memory, \
-                    CAST(SUM(claim.disk) AS BIGINT) AS disk, CAST(SUM(claim.iops) AS BIGINT) AS iops FROM claim \
-                    JOIN line ON line.id = claim.line_id JOIN rcontract ON rcontract.id = line.rcontract_id \
-                    WHERE claim.host_id = ? GROUP BY rcontract.id, rcontract.name, rcontract.owner";
+                    CAST(SUM(claim.disk) AS BIGINT) AS disk, CAST(SUM(claim.iops) AS BIGINT) AS iops FROM node \
+                    JOIN claim ON claim.line_id = node.line_id JOIN rcontract ON rcontract.id = node.rcontract_id \
+                    WHERE node.host_id = ? GROUP BY rcontract.id, rcontract.name, rcontract.owner";
         let statement = sql(self.database.backend(), text, [host.uuid().into()]);
         let rows = self.database.read().query_all_raw(statement).await?;
         rows.iter()

@@ -7,7 +7,7 @@ use anyhow::ensure;
 use serde_json::{Value, json};
 
 use crate::{
-    platform::{Kind, Platform, text},
+    platform::{Platform, text},
     report::{Figure, Report},
     wire::{Api, Connection},
 };
@@ -20,7 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(900);
 
 #[allow(clippy::cast_precision_loss)] // counts far below 2^52
 pub(crate) async fn run(hosts: usize, report: &mut Report) -> anyhow::Result<()> {
-    let mut platform = Platform::without_agent(Kind::Sqlite).await?;
+    // Usage of every node every ten seconds, as is usual, would be most of the work at this size.
+    let mut platform = Platform::up(&["--no-agent", "--usage-interval", "5m"]).await?;
     let made = platform.sim_hosts(hosts).await?;
     let from = Instant::now();
     let mut agents = platform.sim_agents(&made).await?;
