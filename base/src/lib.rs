@@ -14,6 +14,7 @@ pub mod group_commit;
 pub mod http;
 pub mod id;
 pub mod idempotency;
+pub mod ledger;
 pub mod name;
 pub mod node;
 pub mod outbox;

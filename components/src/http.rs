@@ -14,6 +14,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use yiqiu_base::{
     Principal, Problem,
     http::{Body, IdempotencyKey, IfMatch, Page, Paging, Params, Tagged},
+    ledger::Comparison,
     watch::{EventPage, EventsQuery, Watch},
 };
 
@@ -34,6 +35,7 @@ pub fn router(service: Service) -> OpenApiRouter {
         .routes(routes!(component_list))
         .routes(routes!(component_get))
         .routes(routes!(component_power))
+        .routes(routes!(ledger_get, ledger_compare))
         .routes(routes!(events))
         .with_state(service)
 }
@@ -189,6 +191,25 @@ async fn component_power(
     let seen = if_match.map(|IfMatch(generation)| generation);
     let (whole, component) = service.power(&who, &name, power, seen, key.as_deref()).await?;
     Ok(Tagged(StatusCode::OK, component.generation, ComponentView::of(&whole.contract, component)))
+}
+
+/// Show what differs between the ledgers
+///
+/// What the newest comparison of Components with Resources said: each placed component has its line there, of its size,
+/// on its host, and each line that Components owns is held by a component. For ops.
+#[utoipa::path(get, path = "/v1/ledgers/components", tag = "components",
+    responses((status = 200, body = Comparison), (status = "4XX", body = Problem)))]
+async fn ledger_get(State(service): State<Service>, who: Principal) -> Result<Json<Comparison>, Problem> {
+    service.ledger_last(&who).map(Json)
+}
+
+/// Compare the ledgers now
+///
+/// It repairs nothing. What differs is looked at twice, so that what is only on its way is not told. For ops.
+#[utoipa::path(post, path = "/v1/ledgers/components", tag = "components",
+    responses((status = 200, body = Comparison), (status = "4XX", body = Problem)))]
+async fn ledger_compare(State(service): State<Service>, who: Principal) -> Result<Json<Comparison>, Problem> {
+    service.ledger_compare(&who).await.map(Json)
 }
 
 /// Events of Components

@@ -13,6 +13,7 @@
 //! know what an owner label means; keep what is free on hosts: a plan is a hint, Resources decides.
 
 pub mod http;
+mod ledger;
 pub mod lifecycle;
 pub mod model;
 mod pool;

@@ -17,6 +17,7 @@ use yiqiu_proto::{
 };
 
 use crate::{
+    ledger::{HeldLine, OWN},
     model::{NodeModel, Port, Whole},
     scheduler::{Host, Place},
 };
@@ -130,6 +131,14 @@ impl Pool {
         ask(PATIENCE, self.client().set_node_power(request)).await.map(|_| ())
     }
 
+    /// Our own lines, in the order of their ids.
+    pub(crate) async fn line_list(&self, after: Option<Id<Line>>) -> Result<Vec<HeldLine>, Problem> {
+        let after_id = after.map(|id| id.to_string()).unwrap_or_default();
+        let message = wire::ListLinesRequest { owner: OWN.to_owned(), after_id, limit: 1000 };
+        let answer = ask(PATIENCE, self.client().list_lines(self.caller.request(message))).await?;
+        answer.lines.into_iter().map(held_line).collect()
+    }
+
     /// What follows a position in the history of Resources; waits for a first event.
     pub(crate) async fn events(&self, after: i64, wait: Duration) -> Result<Events, Problem> {
         let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).min(30_000);
@@ -148,6 +157,19 @@ async fn ask<T>(patience: Duration, answer: impl Future<Output = Result<Response
             ..Problem::new(Code::Unavailable, "Resources does not answer in time; try the same request again")
         }),
     }
+}
+
+fn held_line(line: wire::HeldLine) -> Result<HeldLine, Problem> {
+    let wire::HeldLine { id, rcontract_id, owner: _, name, host_id, ending, size, power: _, from_ms: _, metered: _ } =
+        line;
+    Ok(HeldLine {
+        id: Id::parse(&id)?,
+        rcontract_id: Id::parse(&rcontract_id)?,
+        name,
+        host_id: Id::parse(&host_id)?,
+        ending,
+        size: size.unwrap_or_default().into(),
+    })
 }
 
 fn known(answer: Result<wire::RContract, Problem>) -> Result<Option<Lease>, Problem> {

@@ -54,6 +54,7 @@ pub(crate) fn spawn(service: &Service, environment: &Environment) {
     run("components.contracts", settings.period, service.waker().clone(), Pass::Contracts);
     run("components.events", settings.period, Waker::default(), Pass::Events);
     run("components.sweeper", settings.sweep_period, Waker::default(), Pass::Sweep);
+    run("components.ledger", settings.ledger_period, Waker::default(), Pass::Ledger);
 }
 
 #[derive(Clone, Copy)]
@@ -61,6 +62,7 @@ enum Pass {
     Contracts,
     Events,
     Sweep,
+    Ledger,
 }
 
 impl Pass {
@@ -69,6 +71,7 @@ impl Pass {
             Pass::Contracts => service.contracts_pass().await,
             Pass::Events => service.events_pass().await,
             Pass::Sweep => service.sweep_pass().await,
+            Pass::Ledger => service.ledger_pass().await,
         }
     }
 }

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use tonic::{Request, Response, Status};
-use yiqiu_base::Id;
+use yiqiu_base::{
+    Id,
+    ledger::{Comparison, Difference, Finding},
+};
 use yiqiu_proto::{
     call::Callee,
     common,
@@ -13,7 +16,10 @@ use yiqiu_proto::{
     },
 };
 
-use crate::{model::CContractModel, service::Service};
+use crate::{
+    model::{CContractModel, ComponentModel},
+    service::Service,
+};
 
 /// The server of this tier, to be linked or mounted.
 pub fn server(service: Service, callee: Callee) -> ComponentsServer<impl Components> {
@@ -70,6 +76,53 @@ impl Components for Rpc {
             })
             .await
     }
+
+    async fn list_bindings(
+        &self,
+        request: Request<wire::ListBindingsRequest>,
+    ) -> Result<Response<wire::ListBindingsResponse>, Status> {
+        let service = &self.service;
+        self.callee
+            .serve(request, |who, wire::ListBindingsRequest { after_line_id, limit }| async move {
+                let after = if after_line_id.is_empty() { None } else { Some(Id::parse(&after_line_id)?) };
+                let bound = service.binding_list(&who, after, if limit == 0 { 1000 } else { limit }).await?;
+                Ok(wire::ListBindingsResponse { bindings: bound.into_iter().map(binding).collect() })
+            })
+            .await
+    }
+
+    async fn findings(
+        &self,
+        request: Request<common::FindingsRequest>,
+    ) -> Result<Response<common::FindingsResponse>, Status> {
+        let service = &self.service;
+        self.callee
+            .serve(request, |who, common::FindingsRequest { line_ids }| async move {
+                let lines = line_ids.iter().map(|id| Id::parse(id)).collect::<Result<Vec<_>, _>>()?;
+                let Comparison { at_ms, findings, .. } = service.ledger_of_lines(&who, &lines)?;
+                let findings = findings.into_iter().map(finding).collect();
+                Ok(common::FindingsResponse { at_ms: at_ms.unwrap_or_default(), findings })
+            })
+            .await
+    }
+}
+
+fn binding((contract, component): (CContractModel, ComponentModel)) -> wire::Binding {
+    wire::Binding {
+        line_id: component.line_id.to_string(),
+        rcontract_id: contract.rcontract_id.to_string(),
+        component_id: component.id.to_string(),
+        component_name: component.name,
+        ccontract_id: contract.id.to_string(),
+        owner: contract.owner,
+    }
+}
+
+fn finding(finding: Finding) -> common::Finding {
+    let Finding { kind, tier: _, at_ms, difference } = finding;
+    let Difference { line_id, rcontract_id: _, owner: _, name, detail } = difference;
+    let (kind, line_id) = (kind.to_owned(), line_id.to_string());
+    common::Finding { kind, line_id, host_name: String::new(), name, detail, at_ms }
 }
 
 fn contract(contract: CContractModel) -> wire::CContract {

@@ -17,7 +17,7 @@ use std::{
 
 use yiqiu_base::{
     Code, Environment, Id, Principal, Problem, clock::Ms, database::Database, id::CContract, idempotency::Key,
-    reconcile::Waker,
+    ledger::Ledger, reconcile::Waker,
 };
 
 use self::flight::Flights;
@@ -42,6 +42,10 @@ pub struct Settings {
     pub sweep_period: Duration,
     /// How old such a lease has to be, and for how long this process has to have run.
     pub sweep_grace: Duration,
+    /// How often this ledger is compared with that of Resources.
+    pub ledger_period: Duration,
+    /// After how long what differs is looked at again.
+    pub ledger_grace: Duration,
     /// For how long a placement is planned anew when others were faster.
     pub racing: Duration,
     /// How many hosts an explanation names.
@@ -56,6 +60,8 @@ impl Default for Settings {
             events_wait: Duration::from_secs(10),
             sweep_period: Duration::from_secs(60),
             sweep_grace: Duration::from_secs(120),
+            ledger_period: Duration::from_secs(300),
+            ledger_grace: Duration::from_secs(1),
             racing: Duration::from_secs(10),
             listed: NonZeroUsize::MIN.saturating_add(99),
         }
@@ -73,6 +79,7 @@ struct Inner {
     settings: Settings,
     waker: Waker,
     flights: Flights,
+    ledger: Ledger,
     started: Instant,
 }
 
@@ -90,6 +97,7 @@ pub(crate) enum Carried {
 impl Service {
     pub(crate) fn new(database: Database, pool: Pool, environment: Environment, settings: Settings) -> Self {
         let store = Store::new(database);
+        let ledger = Ledger::new("components", settings.ledger_grace);
         Self(Arc::new(Inner {
             store,
             pool,
@@ -97,6 +105,7 @@ impl Service {
             settings,
             waker: Waker::default(),
             flights: Flights::default(),
+            ledger,
             started: Instant::now(),
         }))
     }
@@ -119,6 +128,10 @@ impl Service {
 
     fn flights(&self) -> &Flights {
         &self.0.flights
+    }
+
+    pub(crate) fn ledger(&self) -> &Ledger {
+        &self.0.ledger
     }
 
     /// What everything of this process shares.

@@ -5,12 +5,14 @@
 
 mod row;
 
+use std::collections::{BTreeSet, HashMap};
+
 use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, Value};
 use yiqiu_base::{
     Id, Problem,
     clock::Ms,
     database::{Database, Transaction, insert_rows, is_duplicate, places, sql},
-    id::{CContract, Component, Host, RContract},
+    id::{CContract, Component, Host, Line, RContract},
     idempotency::{self, Kept, Key},
     outbox,
 };
@@ -245,6 +247,28 @@ impl Store {
         self.components(&format!("WHERE {column} = ? {of} ORDER BY name"), values).await
     }
 
+    /// Components with their contracts, in the order of their lines, after one and up to one.
+    pub(crate) async fn bound_list(
+        &self,
+        after: Option<Id<Line>>,
+        up_to: Option<Id<Line>>,
+        limit: u32,
+    ) -> Result<Vec<(CContractModel, ComponentModel)>, Problem> {
+        let after = after.map_or(uuid::Uuid::nil(), Id::uuid);
+        let up_to = up_to.map_or(uuid::Uuid::max(), Id::uuid);
+        let text = "WHERE line_id > ? AND line_id <= ? ORDER BY line_id LIMIT ?";
+        let components = self.components(text, [after.into(), up_to.into(), i64::from(limit).into()]).await?;
+        if components.is_empty() {
+            return Ok(Vec::new());
+        }
+        let of: BTreeSet<Id<CContract>> = components.iter().map(|component| component.ccontract_id).collect();
+        let text = format!("WHERE id IN ({})", places(of.len()));
+        let contracts = self.contracts(&text, of.iter().map(|id| id.uuid().into())).await?;
+        let contracts: HashMap<_, _> = contracts.into_iter().map(|contract| (contract.id, contract)).collect();
+        let with = |component: ComponentModel| Some((contracts.get(&component.ccontract_id)?.clone(), component));
+        Ok(components.into_iter().filter_map(with).collect())
+    }
+
     /// Says that someone is at work on these contracts now.
     pub(crate) async fn contract_touch(&self, ids: &[Id<CContract>], now: Ms) -> Result<(), Problem> {
         if ids.is_empty() {
@@ -312,7 +336,7 @@ impl Store {
         for chunk in wholes.chunks_mut(500) {
             let of: Vec<Value> = chunk.iter().map(|whole| whole.contract.id.uuid().into()).collect();
             let text = format!("WHERE ccontract_id IN ({}) ORDER BY ordinal", places(of.len()));
-            let mut by_contract = std::collections::HashMap::<Id<CContract>, Vec<ComponentModel>>::new();
+            let mut by_contract = HashMap::<Id<CContract>, Vec<ComponentModel>>::new();
             for component in self.components(&text, of).await? {
                 by_contract.entry(component.ccontract_id).or_default().push(component);
             }

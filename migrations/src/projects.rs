@@ -56,6 +56,8 @@ impl MigrationTrait for First {
             "CREATE INDEX tokens_parent ON tokens (parent_id)",
             "CREATE INDEX segments_owner ON segments (owner)",
             "CREATE INDEX bindings_owner ON bindings (owner)",
+            "CREATE INDEX segments_open ON segments (line_id) WHERE to_ms IS NULL",
+            "CREATE INDEX bindings_open ON bindings (line_id) WHERE to_ms IS NULL",
         ] {
             connection.execute_unprepared(index).await?;
         }

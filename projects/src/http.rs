@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use yiqiu_base::{
     Principal, Problem,
+    ledger::Comparison,
     principal::Role,
     watch::{EventPage, EventsQuery, Watch},
 };
@@ -28,6 +29,7 @@ pub fn router(service: Service) -> OpenApiRouter {
         .routes(routes!(tokens::token_create, tokens::token_list))
         .routes(routes!(tokens::token_get, tokens::token_revoke))
         .routes(routes!(usage::usage_report))
+        .routes(routes!(ledger_get, ledger_compare))
         .routes(routes!(whoami))
         .routes(routes!(events))
         .with_state(service)
@@ -61,6 +63,25 @@ impl From<Whoami> for WhoamiView {
     responses((status = 200, body = WhoamiView), (status = "4XX", body = Problem)))]
 async fn whoami(State(service): State<Service>, who: Principal) -> Result<Json<WhoamiView>, Problem> {
     service.whoami(&who).await.map(|me| Json(me.into()))
+}
+
+/// Show what differs between the ledgers
+///
+/// What the newest comparison of Projects with Resources and Components said: each open segment and each binding is here
+/// as it is there, and what is metered is on somebody's bill. For ops.
+#[utoipa::path(get, path = "/v1/ledgers/projects", tag = "projects",
+    responses((status = 200, body = Comparison), (status = "4XX", body = Problem)))]
+async fn ledger_get(State(service): State<Service>, who: Principal) -> Result<Json<Comparison>, Problem> {
+    service.ledger_last(&who).map(Json)
+}
+
+/// Compare the ledgers now
+///
+/// It repairs nothing. What differs is looked at twice, so that what is only on its way is not told. For ops.
+#[utoipa::path(post, path = "/v1/ledgers/projects", tag = "projects",
+    responses((status = 200, body = Comparison), (status = "4XX", body = Problem)))]
+async fn ledger_compare(State(service): State<Service>, who: Principal) -> Result<Json<Comparison>, Problem> {
+    service.ledger_compare(&who).await.map(Json)
 }
 
 /// Events of Projects

@@ -14,6 +14,7 @@
 mod effect;
 pub mod http;
 pub mod instant;
+mod ledger;
 pub mod lifecycle;
 mod metering;
 pub mod model;

@@ -34,7 +34,7 @@ pub(crate) enum Feed {
 }
 
 impl Feed {
-    async fn events(&self, request: tonic::Request<EventsRequest>) -> Result<EventsResponse, Problem> {
+    pub(crate) async fn events(&self, request: tonic::Request<EventsRequest>) -> Result<EventsResponse, Problem> {
         let response = match self.clone() {
             Feed::Resources(mut client) => client.events(request).await,
             Feed::Components(mut client) => client.events(request).await,

@@ -159,6 +159,21 @@ impl Figures {
     }
 }
 
+/// What is known to be amiss with a line now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// `ghost`, `over`, `unknown` or `ledger`.
+    pub kind: String,
+    /// Which tier says it.
+    pub tier: &'static str,
+    /// When it was found.
+    pub at_ms: Ms,
+    /// On which host; empty where it is not about a host.
+    pub host_name: String,
+    /// What is wrong, in a sentence.
+    pub detail: String,
+}
+
 /// One row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {
@@ -166,6 +181,8 @@ pub struct Item {
     pub holder: Holder,
     /// How much.
     pub figures: Figures,
+    /// What the newest audit and the comparisons of the ledgers say of the line that it has now.
+    pub findings: Vec<Finding>,
 }
 
 /// The report of one project and period.
@@ -250,9 +267,11 @@ pub fn report(from_ms: Ms, to_ms: Ms, now_ms: Ms, shares: Vec<(Share, Actual)>, 
             continue;
         }
         totals.plus(&figures);
-        let item = items
-            .entry((holder.kind, holder.id))
-            .or_insert_with(|| Item { holder: holder.clone(), figures: Figures::default() });
+        let item = items.entry((holder.kind, holder.id)).or_insert_with(|| Item {
+            holder: holder.clone(),
+            figures: Figures::default(),
+            findings: Vec::new(),
+        });
         item.figures.plus(&figures);
         item.holder = holder;
     }
@@ -262,6 +281,25 @@ pub fn report(from_ms: Ms, to_ms: Ms, now_ms: Ms, shares: Vec<(Share, Actual)>, 
         key(a).cmp(&key(b))
     });
     Report { from_ms, to_ms, now_ms, items, totals }
+}
+
+/// Which row has each line now.
+pub fn holders(shares: &[Share]) -> BTreeMap<LineId, (HolderKind, Uuid)> {
+    let now = shares.iter().filter(|share| share.to_ms == Ms::MAX);
+    now.map(|share| (share.line, (share.holder.kind, share.holder.id))).collect()
+}
+
+impl Report {
+    /// Puts each finding to the row that has its line now. One of a line that no row has is not this report's.
+    pub fn attach(&mut self, holders: &BTreeMap<LineId, (HolderKind, Uuid)>, findings: Vec<(LineId, Finding)>) {
+        for (line, finding) in findings {
+            let holder = holders.get(&line);
+            let item = self.items.iter_mut().find(|item| Some(&(item.holder.kind, item.holder.id)) == holder);
+            if let Some(item) = item {
+                item.findings.push(finding);
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use yiqiu_base::{
     clock::Ms,
     database::{Database, Transaction, problem},
     idempotency::Key,
+    ledger::{Comparison, Ledger},
     outbox::{self, Reading},
     principal::{Role, Signer},
     reconcile::{Next, Waker},
@@ -18,6 +19,7 @@ use yiqiu_proto::{
 };
 
 use crate::{
+    ledger::Comparer,
     metering::{Feed, Meter},
     model::{Project, User, Whoami, project_of},
     store::{self, kept},
@@ -29,7 +31,7 @@ mod tokens;
 mod usage;
 mod users;
 
-pub use usage::{Period, ProjectReport};
+pub use usage::{Audited, Period, ProjectReport};
 
 /// How often the loops of this tier come round.
 #[derive(Debug, Clone)]
@@ -44,6 +46,10 @@ pub struct Settings {
     pub sweep_period: Duration,
     /// How old a contract must be before it is released for want of its project.
     pub sweep_grace: Duration,
+    /// How often this ledger is compared with those of the tiers that are metered.
+    pub ledger_period: Duration,
+    /// After how long what differs is looked at again.
+    pub ledger_grace: Duration,
 }
 
 impl Default for Settings {
@@ -54,6 +60,8 @@ impl Default for Settings {
             meter_period: Duration::from_secs(5),
             sweep_period: Duration::from_secs(60),
             sweep_grace: Duration::from_secs(600),
+            ledger_period: Duration::from_secs(300),
+            ledger_grace: Duration::from_secs(1),
         }
     }
 }
@@ -66,7 +74,11 @@ struct Inner {
     database: Database,
     environment: Environment,
     signer: Signer,
+    comparer: Arc<Comparer>,
 }
+
+/// How many graces the meter may take to catch up before what it has not read is given up.
+const GRACES: u32 = 10;
 
 /// Brings the tables up to date, starts the meters and the sweeper, and returns the service. The loops run until the
 /// environment stops.
@@ -85,7 +97,7 @@ pub async fn start(
     let components = ComponentsClient::new(components).max_decoding_message_size(size);
     let resources = ResourcesClient::new(resources).max_decoding_message_size(size);
     for (name, source, feed) in [
-        ("projects.meter.resources", "resources", Feed::Resources(resources)),
+        ("projects.meter.resources", "resources", Feed::Resources(resources.clone())),
         ("projects.meter.components", "components", Feed::Components(components.clone())),
     ] {
         let meter = Arc::new(Meter {
@@ -108,6 +120,27 @@ pub async fn start(
         };
         run(&env, name, settings.meter_period, pass);
     }
+    let comparer = Arc::new(Comparer {
+        database: database.clone(),
+        resources,
+        components: components.clone(),
+        caller: caller.clone(),
+        clock: env.clock.clone(),
+        ledger: Ledger::new("projects", settings.ledger_grace),
+        period: settings.ledger_period,
+        patience: settings.ledger_grace * GRACES,
+    });
+    let (looking, stop) = (comparer.clone(), env.stop.clone());
+    let pass = move || {
+        let (comparer, stop) = (looking.clone(), stop.clone());
+        async move {
+            tokio::select! {
+                () = stop.cancelled() => Ok(Next::Done),
+                next = comparer.pass() => next,
+            }
+        }
+    };
+    run(&env, "projects.ledger", settings.ledger_period, pass);
     let sweeper = Arc::new(Sweeper { database: database.clone(), components, caller, grace: settings.sweep_grace });
     let clock = env.clock.clone();
     let pass = move || {
@@ -115,7 +148,7 @@ pub async fn start(
         async move { sweeper.pass(now).await }
     };
     run(&env, "projects.sweep", settings.sweep_period, pass);
-    Ok(Service(Arc::new(Inner { database, environment: env, signer })))
+    Ok(Service(Arc::new(Inner { database, environment: env, signer, comparer })))
 }
 
 /// Spawns a loop that lasts until the environment stops.
@@ -145,6 +178,23 @@ impl Service {
     /// What everything of this process shares.
     pub(crate) fn environment(&self) -> &Environment {
         &self.0.environment
+    }
+
+    /// What compares this ledger with those below, and asks them.
+    pub(crate) fn comparer(&self) -> &Comparer {
+        &self.0.comparer
+    }
+
+    /// What the newest comparison of this ledger with those of the other tiers said; for ops.
+    pub fn ledger_last(&self, principal: &Principal) -> Result<Comparison, Problem> {
+        principal.require_ops()?;
+        Ok(self.comparer().ledger.last())
+    }
+
+    /// Compares this ledger with those of the other tiers now; for ops.
+    pub async fn ledger_compare(&self, principal: &Principal) -> Result<Comparison, Problem> {
+        principal.require_ops()?;
+        Ok(self.comparer().compare().await)
     }
 
     /// Whether the database answers.

@@ -11,6 +11,8 @@ use yiqiu_base::{
     principal::Role,
 };
 
+use crate::model::LineId;
+
 pub(crate) mod binding;
 pub(crate) mod member;
 pub(crate) mod project;
@@ -45,6 +47,11 @@ fn role(text: &str) -> Result<Role, DbErr> {
 /// `n` times `row`, with commas: what stands behind VALUES.
 fn places(row: &str, n: usize) -> String {
     vec![row; n].join(", ")
+}
+
+/// What `line_id > ? AND line_id <= ?` takes.
+fn within(after: Option<LineId>, up_to: Option<LineId>) -> [sea_orm::Value; 2] {
+    [after.map_or(Uuid::nil(), LineId::uuid).into(), up_to.map_or(Uuid::max(), LineId::uuid).into()]
 }
 
 async fn count(connection: &impl ConnectionTrait, statement: sea_orm::Statement) -> Result<i64, DbErr> {

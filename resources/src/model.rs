@@ -5,6 +5,7 @@ mod audit;
 mod contract;
 mod host;
 mod label;
+mod line;
 mod runtime;
 mod stream;
 mod usage;
@@ -26,6 +27,7 @@ pub use host::{
     Wished,
 };
 pub use label::{LABELS_MOST, Labels, Selector, features_check, labels_changed};
+pub use line::{HeldLine, Metered};
 pub use runtime::{HealthCheck, Mount, Runtime, StopSignal, check_grace};
 pub use stream::{ExecWanted, FromNode, LogsWanted, Open, ToNode, Wanted};
 pub use usage::{Actual, Holder, LineUsage, Preset, Stretch};

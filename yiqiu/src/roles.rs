@@ -191,7 +191,10 @@ impl Wiring<'_> {
         let service = yiqiu_components::start(
             database,
             self.environment.clone(),
-            yiqiu_components::Settings::default(),
+            yiqiu_components::Settings {
+                ledger_period: self.deployment.audit_interval,
+                ..yiqiu_components::Settings::default()
+            },
             self.link(Role::Resources)?,
             self.caller(Role::Components)?,
         )
@@ -209,7 +212,10 @@ impl Wiring<'_> {
         let service = yiqiu_projects::start(
             database,
             self.environment.clone(),
-            yiqiu_projects::Settings::default(),
+            yiqiu_projects::Settings {
+                ledger_period: self.deployment.audit_interval,
+                ..yiqiu_projects::Settings::default()
+            },
             self.deployment.keys.signer(Role::Projects.as_str())?,
             self.link(Role::Resources)?,
             self.link(Role::Components)?,

@@ -55,7 +55,7 @@ pub struct Limits {
     /// How long after its end a contract can be renewed, where it does not say so itself.
     #[arg(long, env = "YIQIU_GRACE", value_name = "SPAN", value_parser = parse_span, default_value = "1h")]
     pub grace: Duration,
-    /// How often every claim is compared with what the hosts themselves say.
+    /// How often every claim is compared with what the hosts themselves say, and the ledgers of the tiers.
     #[arg(long, env = "YIQIU_AUDIT_INTERVAL", value_name = "SPAN", value_parser = parse_span, default_value = "5m")]
     pub audit_interval: Duration,
 }

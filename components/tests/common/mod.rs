@@ -72,6 +72,8 @@ pub fn quick() -> Settings {
         events_wait: Duration::from_millis(300),
         sweep_period: Duration::from_millis(100),
         sweep_grace: Duration::from_secs(60),
+        ledger_period: Duration::from_secs(3600),
+        ledger_grace: Duration::from_millis(50),
         racing: Duration::from_millis(400),
         listed: NonZeroUsize::new(10).expect("not zero"),
     }

@@ -368,6 +368,40 @@ impl Resources for Edge {
         .await
     }
 
+    async fn list_lines(
+        &self,
+        request: Request<wire::ListLinesRequest>,
+    ) -> Result<Response<wire::ListLinesResponse>, Status> {
+        self.answer(request, |inner, _, wire::ListLinesRequest { owner, after_id, limit: _ }| {
+            let held = inner.leases.values().filter(|lease| lease.owner == owner && lease.state != "released");
+            let mut lines: Vec<wire::HeldLine> = held
+                .flat_map(|lease| lease.nodes.iter().map(|node| (lease.state == "releasing", node)))
+                .map(|(ending, node)| wire::HeldLine {
+                    id: node.line_id.clone(),
+                    rcontract_id: node.rcontract_id.clone(),
+                    owner: owner.clone(),
+                    name: node.name.clone(),
+                    host_id: node.host_id.clone(),
+                    ending,
+                    size: node.spec.clone().and_then(|spec| spec.size),
+                    ..wire::HeldLine::default()
+                })
+                .filter(|line| line.id > after_id)
+                .collect();
+            lines.sort_by(|a, b| a.id.cmp(&b.id));
+            lines.truncate(2); // so that there are pages
+            Ok(wire::ListLinesResponse { lines })
+        })
+        .await
+    }
+
+    async fn findings(
+        &self,
+        request: Request<common::FindingsRequest>,
+    ) -> Result<Response<common::FindingsResponse>, Status> {
+        self.answer(request, |_, _, _| Err(Problem::invalid("Components does not ask this"))).await
+    }
+
     async fn events(
         &self,
         request: Request<common::EventsRequest>,

@@ -15,8 +15,8 @@ use super::people::ProjectView;
 use crate::{
     Service, instant,
     model::Actual,
-    report::{ByPower, Figures, Holder, Item, Report, Reserved, csv},
-    service::{Period, ProjectReport},
+    report::{ByPower, Figures, Finding, Holder, Item, Report, Reserved, csv},
+    service::{Audited, Period, ProjectReport},
 };
 
 /// Which report.
@@ -52,6 +52,42 @@ pub(super) struct ReportView {
     items: Vec<ItemView>,
     /// The sums.
     totals: FiguresView,
+    /// What the findings of the items rest on.
+    audit: AuditedView,
+}
+
+/// How far the findings of a report can be relied on.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct AuditedView {
+    /// When the newest audit of every host ended; absent if none has, or if it could not be asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    at_ms: Option<i64>,
+    /// Why findings may be missing; empty if none are.
+    unknown: String,
+}
+
+/// What is known to be amiss now with the line that a component or node has.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = UsageFinding)]
+pub(super) struct FindingView {
+    /// `ghost` (claimed, not there), `over` (uses more than its claim), `unknown` (its host did not answer), `ledger`
+    /// (two ledgers differ).
+    kind: String,
+    /// Which tier says it.
+    tier: &'static str,
+    /// When it was found.
+    at_ms: i64,
+    /// On which host; empty where it is not about a host.
+    host_name: String,
+    /// What is wrong, in a sentence.
+    detail: String,
+}
+
+impl From<Finding> for FindingView {
+    fn from(finding: Finding) -> Self {
+        let Finding { kind, tier, at_ms, host_name, detail } = finding;
+        Self { kind, tier, at_ms, host_name, detail }
+    }
 }
 
 /// One component or node.
@@ -68,6 +104,8 @@ pub(super) struct ItemView {
     contract_id: Uuid,
     #[serde(flatten)]
     figures: FiguresView,
+    /// What is known to be amiss with it now.
+    findings: Vec<FindingView>,
 }
 
 /// Preset and actual, side by side.
@@ -156,19 +194,35 @@ impl From<Figures> for FiguresView {
 
 impl From<Item> for ItemView {
     fn from(item: Item) -> Self {
-        let Item { holder, figures } = item;
+        let Item { holder, figures, findings } = item;
         let Holder { kind, id, name, contract, contract_name } = holder;
         let kind = kind.as_str();
-        Self { kind, id, name, contract: contract_name, contract_id: contract, figures: figures.into() }
+        Self {
+            kind,
+            id,
+            name,
+            contract: contract_name,
+            contract_id: contract,
+            figures: figures.into(),
+            findings: findings.into_iter().map(Into::into).collect(),
+        }
     }
 }
 
 impl From<ProjectReport> for ReportView {
     fn from(report: ProjectReport) -> Self {
-        let ProjectReport { project, report } = report;
+        let ProjectReport { project, report, audited: Audited { at_ms, unknown } } = report;
         let Report { from_ms, to_ms, now_ms, items, totals } = report;
         let items = items.into_iter().map(Into::into).collect();
-        Self { project: project.into(), from_ms, to_ms, now_ms, items, totals: totals.into() }
+        Self {
+            project: project.into(),
+            from_ms,
+            to_ms,
+            now_ms,
+            items,
+            totals: totals.into(),
+            audit: AuditedView { at_ms, unknown },
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use yiqiu_base::{Problem, clock::Ms};
 use super::{ByPower, Figures, Holder, Report, Reserved};
 use crate::model::Actual;
 
-const HEADER: [&str; 29] = [
+const HEADER: [&str; 30] = [
     "project",
     "from_ms",
     "to_ms",
@@ -36,6 +36,7 @@ const HEADER: [&str; 29] = [
     "actual_net_tx_bytes",
     "actual_block_read_bytes",
     "actual_block_write_bytes",
+    "findings",
 ];
 
 /// Writes the report of the project of this name.
@@ -46,15 +47,18 @@ pub fn csv(project: &str, report: &Report) -> Result<String, Problem> {
     for item in items {
         let Holder { kind, id, name, contract, contract_name } = &item.holder;
         let named = [kind.as_str(), &id.to_string(), name, &contract.to_string(), contract_name].map(str::to_owned);
-        writer.write_record(row(project, *from_ms, *to_ms, named, &item.figures)).map_err(Problem::internal)?;
+        let found: Vec<String> = item.findings.iter().map(|f| format!("{}: {}", f.kind, f.detail)).collect();
+        writer
+            .write_record(row(project, *from_ms, *to_ms, named, &item.figures, &found.join("; ")))
+            .map_err(Problem::internal)?;
     }
     let named = ["total", "", "", "", ""].map(str::to_owned);
-    writer.write_record(row(project, *from_ms, *to_ms, named, totals)).map_err(Problem::internal)?;
+    writer.write_record(row(project, *from_ms, *to_ms, named, totals, "")).map_err(Problem::internal)?;
     let bytes = writer.into_inner().map_err(Problem::internal)?;
     String::from_utf8(bytes).map_err(Problem::internal)
 }
 
-fn row(project: &str, from_ms: Ms, to_ms: Ms, named: [String; 5], figures: &Figures) -> Vec<String> {
+fn row(project: &str, from_ms: Ms, to_ms: Ms, named: [String; 5], figures: &Figures, found: &str) -> Vec<String> {
     let Figures { power_ms, preset, actual } = figures;
     let mut row = vec![safe(project), from_ms.to_string(), to_ms.to_string()];
     row.extend(named.iter().map(|cell| safe(cell)));
@@ -70,6 +74,7 @@ fn row(project: &str, from_ms: Ms, to_ms: Ms, named: [String; 5], figures: &Figu
         [cpu_ns, memory_byte_ms, net_rx_bytes, net_tx_bytes, block_read_bytes, block_write_bytes]
             .map(ToString::to_string),
     );
+    row.push(safe(found));
     row
 }
 

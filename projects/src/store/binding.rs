@@ -4,6 +4,7 @@ use sea_orm::{ConnectionTrait, DbErr, FromQueryResult};
 use uuid::Uuid;
 use yiqiu_base::{Id, clock::Ms, database::sql, id};
 
+use super::within;
 use crate::model::{Binding, LineId};
 
 #[derive(FromQueryResult)]
@@ -62,6 +63,18 @@ pub(crate) async fn binding_end(
     let values = [to_ms.into(), line.uuid().into(), component.uuid().into()];
     let done = connection.execute_raw(sql(connection.get_database_backend(), text, values)).await?;
     Ok(done.rows_affected() > 0)
+}
+
+/// Those that stand, in the order of their lines, after one and up to one.
+pub(crate) async fn binding_open_within(
+    connection: &impl ConnectionTrait,
+    after: Option<LineId>,
+    up_to: Option<LineId>,
+) -> Result<Vec<Binding>, DbErr> {
+    let text = "SELECT line_id, from_ms, component_id, component_name, ccontract_id, ccontract_name, owner \
+                FROM bindings WHERE to_ms IS NULL AND line_id > ? AND line_id <= ? ORDER BY line_id";
+    let rows = Row::find_by_statement(sql(connection.get_database_backend(), text, within(after, up_to)));
+    Ok(rows.all(connection).await?.into_iter().map(Into::into).collect())
 }
 
 /// Every binding, of any owner, of the lines that were ever bound in this owner's name.

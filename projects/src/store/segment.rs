@@ -8,7 +8,7 @@ use yiqiu_base::{
     database::{sql, stored},
 };
 
-use super::{CHUNK, count, places};
+use super::{CHUNK, count, places, within};
 use crate::{
     model::{LineId, Segment},
     report::HeldLine,
@@ -133,6 +133,18 @@ pub(crate) async fn segment_of_owner(
         }
     }
     Ok(segments)
+}
+
+/// The open ones, in the order of their lines, after one and up to one.
+pub(crate) async fn segment_open_within(
+    connection: &impl ConnectionTrait,
+    after: Option<LineId>,
+    up_to: Option<LineId>,
+) -> Result<Vec<Segment>, DbErr> {
+    let text =
+        format!("SELECT {COLUMNS} FROM segments WHERE to_ms IS NULL AND line_id > ? AND line_id <= ? ORDER BY line_id");
+    let statement = sql(connection.get_database_backend(), &text, within(after, up_to));
+    Row::find_by_statement(statement).all(connection).await?.into_iter().map(TryInto::try_into).collect()
 }
 
 /// How many open ones are attributed to this owner label.

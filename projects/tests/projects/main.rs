@@ -3,6 +3,7 @@
 //! `YIQIU_TEST_POSTGRES` is the URL of a PostgreSQL server whose user may create databases.
 #![allow(clippy::unwrap_used)]
 
+mod ledgers;
 mod metering;
 mod peers;
 mod people;

@@ -9,12 +9,14 @@ use tonic::{Request, Response, Status};
 use yiqiu_base::{Id, Power, Size, id, outbox::NewEvent, principal::Role};
 use yiqiu_proto::{
     call::Callee,
-    common::{Event, EventsRequest, EventsResponse},
+    common::{Event, EventsRequest, EventsResponse, FindingsRequest, FindingsResponse},
     components::{
-        self, CContract, ComponentBound, ComponentUnbound, ListCContractsRequest, ListCContractsResponse,
-        ReleaseCContractRequest,
+        self, Binding, CContract, ComponentBound, ComponentUnbound, ListBindingsRequest, ListBindingsResponse,
+        ListCContractsRequest, ListCContractsResponse, ReleaseCContractRequest,
     },
-    resources::{self, SegmentClosed, SegmentOpened, UsageDelta, UsageRecorded},
+    resources::{
+        self, HeldLine, ListLinesRequest, ListLinesResponse, SegmentClosed, SegmentOpened, UsageDelta, UsageRecorded,
+    },
 };
 
 pub(crate) const SIZE: Size = Size { cpu_millicores: 1500, memory_bytes: 1 << 30, disk_bytes: 10, disk_iops: 3 };
@@ -29,6 +31,10 @@ struct Inner {
     /// How many events before the asked one are served again.
     again: AtomicI64,
     contracts: Mutex<Vec<CContract>>,
+    lines: Mutex<Vec<HeldLine>>,
+    bindings: Mutex<Vec<Binding>>,
+    /// What an audit, or a comparison, says; `None`: it does not answer.
+    found: Mutex<Option<FindingsResponse>>,
 }
 
 impl Peer {
@@ -39,6 +45,9 @@ impl Peer {
             epoch: AtomicU64::new(7),
             again: AtomicI64::new(0),
             contracts: Mutex::default(),
+            lines: Mutex::default(),
+            bindings: Mutex::default(),
+            found: Mutex::default(),
         }))
     }
 
@@ -127,6 +136,26 @@ impl Peer {
         id
     }
 
+    /// What is held and metered now, in the order of ids.
+    pub(crate) fn holds(&self, lines: Vec<HeldLine>) {
+        *self.0.lines.lock().unwrap() = lines;
+    }
+
+    /// What is bound now, in the order of lines.
+    pub(crate) fn binds(&self, bindings: Vec<Binding>) {
+        *self.0.bindings.lock().unwrap() = bindings;
+    }
+
+    pub(crate) fn finds(&self, found: Option<FindingsResponse>) {
+        *self.0.found.lock().unwrap() = found;
+    }
+
+    fn found<T>(&self, request: &Request<T>) -> Result<Response<FindingsResponse>, Status> {
+        self.0.callee.principal(request)?;
+        let found = self.0.found.lock().unwrap().clone();
+        found.map(Response::new).ok_or_else(|| Status::unavailable("the link is cut"))
+    }
+
     pub(crate) fn state_of(&self, id: &str) -> String {
         self.0.contracts.lock().unwrap().iter().find(|c| c.id == id).unwrap().state.clone()
     }
@@ -201,12 +230,38 @@ impl components::components_server::Components for Peer {
         contract.state = "releasing".into();
         Ok(Response::new(contract.clone()))
     }
+
+    async fn list_bindings(
+        &self,
+        request: Request<ListBindingsRequest>,
+    ) -> Result<Response<ListBindingsResponse>, Status> {
+        self.0.callee.principal(&request)?;
+        let after = request.into_inner().after_line_id;
+        let all = self.0.bindings.lock().unwrap();
+        let bindings = all.iter().filter(|binding| binding.line_id > after).take(2).cloned().collect();
+        Ok(Response::new(ListBindingsResponse { bindings }))
+    }
+
+    async fn findings(&self, request: Request<FindingsRequest>) -> Result<Response<FindingsResponse>, Status> {
+        self.found(&request)
+    }
 }
 
 #[tonic::async_trait]
 impl resources::resources_server::Resources for Peer {
     async fn events(&self, request: Request<EventsRequest>) -> Result<Response<EventsResponse>, Status> {
         self.serve(request, |asked| self.answer(&asked)).await
+    }
+
+    async fn list_lines(&self, request: Request<ListLinesRequest>) -> Result<Response<ListLinesResponse>, Status> {
+        self.0.callee.principal(&request)?;
+        let after = request.into_inner().after_id;
+        let lines = self.0.lines.lock().unwrap().iter().filter(|line| line.id > after).take(2).cloned().collect();
+        Ok(Response::new(ListLinesResponse { lines }))
+    }
+
+    async fn findings(&self, request: Request<FindingsRequest>) -> Result<Response<FindingsResponse>, Status> {
+        self.found(&request)
     }
 
     async fn list_hosts(

@@ -114,6 +114,8 @@ pub(crate) fn settings() -> Settings {
         meter_period: Duration::from_millis(50),
         sweep_period: Duration::from_millis(20),
         sweep_grace: Duration::from_secs(60),
+        ledger_period: Duration::from_secs(3600),
+        ledger_grace: Duration::from_millis(50),
     }
 }
 

@@ -6,11 +6,12 @@ use tonic::{Request, Response, Status};
 use yiqiu_base::{Id, Power, Problem, http::Paging};
 use yiqiu_proto::{
     call::Callee,
-    common::{EventsRequest, EventsResponse},
+    common::{self, EventsRequest, EventsResponse, FindingsRequest, FindingsResponse},
     link::MESSAGE_MOST,
     resources::{
         CreateRContractRequest, GetImageRequest, GetRContractRequest, Image, ListHostsRequest, ListHostsResponse,
-        ListRContractsRequest, ListRContractsResponse, Node, RContract, ReleaseRContractRequest, SetNodePowerRequest,
+        ListLinesRequest, ListLinesResponse, ListRContractsRequest, ListRContractsResponse, Node, RContract,
+        ReleaseRContractRequest, SetNodePowerRequest,
         resources_server::{Resources, ResourcesServer},
     },
 };
@@ -20,6 +21,9 @@ use crate::{
     model::Wish,
     service::{ContractRequest, Service},
 };
+
+/// How many lines one question for findings names.
+const LINES_AT_ONCE: usize = 1000;
 
 /// The server of the tier's own interface.
 pub fn server(service: Service, callee: Callee) -> ResourcesServer<impl Resources> {
@@ -132,6 +136,33 @@ impl Resources for Rpc {
                 who.require_service()?;
                 let wait = Duration::from_millis(wait_ms.into());
                 self.service.events(&who, after, limit, wait).await.map(Into::into)
+            })
+            .await
+    }
+
+    async fn list_lines(&self, request: Request<ListLinesRequest>) -> Result<Response<ListLinesResponse>, Status> {
+        self.callee
+            .serve(request, async |who, ListLinesRequest { owner, after_id, limit }| {
+                let owner = Some(owner).filter(|owner| !owner.is_empty());
+                let after = if after_id.is_empty() { None } else { Some(Id::parse(&after_id)?) };
+                let lines = self.service.line_list(&who, owner.as_deref(), after, limit).await?;
+                Ok(ListLinesResponse { lines: lines.into_iter().map(wire::held_line).collect() })
+            })
+            .await
+    }
+
+    async fn findings(&self, request: Request<FindingsRequest>) -> Result<Response<FindingsResponse>, Status> {
+        self.callee
+            .serve(request, async |who, FindingsRequest { line_ids }| {
+                if line_ids.len() > LINES_AT_ONCE {
+                    return Err(Problem::invalid(format!("ask for {LINES_AT_ONCE} lines at once at most")));
+                }
+                let lines = line_ids.iter().map(|id| Id::parse(id)).collect::<Result<Vec<_>, Problem>>()?;
+                let Some((audit, findings)) = self.service.finding_of_lines(&who, &lines).await? else {
+                    return Ok(FindingsResponse::default());
+                };
+                let findings: Vec<common::Finding> = findings.into_iter().map(wire::finding).collect();
+                Ok(FindingsResponse { at_ms: audit.ended_ms.unwrap_or(audit.started_ms), findings })
             })
             .await
     }

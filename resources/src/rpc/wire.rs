@@ -5,9 +5,9 @@ use yiqiu_proto::{agent, common, resources as wire};
 
 use crate::{
     model::{
-        ContractModel, Counters, DriverStatus, ExecWanted, Found, FromNode, HealthCheck, HostModel, ImageModel,
-        Inventory, LogsWanted, Mount, NodeModel, NodeSpec, Open, Port, Report, Runtime, Sample, StopSignal, ToNode,
-        Variable, Wanted, features_check,
+        ContractModel, Counters, DriverStatus, ExecWanted, Finding, Found, FromNode, HealthCheck, HeldLine, HostModel,
+        ImageModel, Inventory, LogsWanted, Metered, Mount, NodeModel, NodeSpec, Open, Port, Report, Runtime, Sample,
+        StopSignal, ToNode, Variable, Wanted, features_check,
     },
     service::{LineRequest, host::Places},
     store::HostFacts,
@@ -438,4 +438,37 @@ pub(super) fn inventory(drivers: Vec<agent::DriverInventory>) -> Result<Inventor
         }
     }
     Ok(inventory)
+}
+
+pub(super) fn held_line(line: HeldLine) -> wire::HeldLine {
+    let HeldLine { id, rcontract_id, owner, name, host_id, ending, size, metered } = line;
+    let (power, from_ms, metered) = match metered {
+        Some(Metered { power, from_ms, size }) => (power.as_str(), from_ms, Some(size.into())),
+        None => ("", 0, None),
+    };
+    wire::HeldLine {
+        id: id.to_string(),
+        rcontract_id: rcontract_id.to_string(),
+        owner,
+        name,
+        host_id: host_id.to_string(),
+        ending,
+        size: Some(size.into()),
+        power: power.to_owned(),
+        from_ms,
+        metered,
+    }
+}
+
+/// As it is told of a line: the rest is for ops.
+pub(super) fn finding(finding: Finding) -> common::Finding {
+    let Finding { kind, at_ms, host_name, line_id, name, detail, .. } = finding;
+    common::Finding {
+        kind: kind.as_str().to_owned(),
+        line_id: line_id.map(|id| id.to_string()).unwrap_or_default(),
+        host_name,
+        name,
+        detail,
+        at_ms,
+    }
 }

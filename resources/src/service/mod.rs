@@ -8,6 +8,7 @@ mod contract;
 pub mod drain;
 pub mod host;
 mod image;
+mod line;
 mod node;
 pub mod place;
 mod pool;

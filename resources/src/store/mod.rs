@@ -11,6 +11,7 @@ mod held;
 mod history;
 mod host;
 mod image;
+mod line;
 mod node;
 mod park;
 mod pool;

@@ -1,4 +1,4 @@
-//! `audit`: what is claimed beside what is there.
+//! `audit`: what is claimed beside what is there, and the ledgers of the tiers beside each other.
 
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use super::{
 const FINDING: &[Column] = &[
     Column("FINDING", &["/id"], As::Text),
     Column("KIND", &["/kind"], As::Text),
+    Column("TIER", &["/tier"], As::Text),
     Column("HOST", &["/host_name"], As::Text),
     Column("PROJECT", &["/project_name"], As::Text),
     Column("WHAT", &["/detail"], As::Text),
@@ -125,11 +126,20 @@ async fn audit(session: &Session, host: Option<String>, latest: bool) -> Outcome
         page = session.client.get(Tier::Resources, &["audits", &id], &[("cursor", &next)]).await?["findings"].take();
     }
     let hosts = session.client.all(Tier::Resources, &["audits", &id, "hosts"], &[]).await?;
-    let clean = audit["clean"] == true;
+    findings.iter_mut().for_each(|finding| finding["tier"] = json!(Tier::Resources.as_str()));
+    // Of one host nobody's ledger is a part.
+    let ledgers = if audit["host"] == "" { ledgers(session, latest).await } else { Vec::new() };
+    for ledger in &ledgers {
+        findings.extend(ledger["findings"].as_array().into_iter().flatten().cloned());
+    }
+    let clean = audit["clean"] == true && ledgers.iter().all(|ledger| ledger["clean"] == true);
+    let told = summary(&audit, &ledgers);
     match session.format {
         Format::Json | Format::Yaml => {
             audit["findings"] = Value::Array(findings);
             audit["host_list"] = Value::Array(hosts);
+            audit["ledgers"] = Value::Array(ledgers);
+            audit["clean"] = json!(clean);
             output::document(session.format, &audit)?;
         }
         Format::Csv => output::list(session.format, FINDING, &findings)?,
@@ -141,10 +151,28 @@ async fn audit(session: &Session, host: Option<String>, latest: bool) -> Outcome
                 output::print("\n")?;
             }
             output::list(session.format, HOST, &hosts)?;
-            output::print(&format!("\n{}\n", summary(&audit)))?;
+            output::print(&format!("\n{told}\n"))?;
         }
     }
-    if clean { Ok(()) } else { Err(Failure::Failed(format!("the audit is not clean: {}", summary(&audit)))) }
+    if clean { Ok(()) } else { Err(Failure::Failed(format!("the audit is not clean: {told}"))) }
+}
+
+/// What each tier says of its ledger: of the newest comparison, or of one that is made now. A tier that does not answer
+/// hides nothing of what the hosts say.
+async fn ledgers(session: &Session, latest: bool) -> Vec<Value> {
+    let mut ledgers = Vec::new();
+    for tier in [Tier::Components, Tier::Projects] {
+        let path = ["ledgers", tier.as_str()];
+        let answer = if latest {
+            session.client.get(tier, &path, &[]).await
+        } else {
+            session.client.post(tier, &path, &[], &json!({})).await
+        };
+        ledgers.push(answer.unwrap_or_else(
+            |failure| json!({"tier": tier.as_str(), "clean": false, "unknown": failure.detail(), "findings": []}),
+        ));
+    }
+    ledgers
 }
 
 async fn ended(session: &Session, id: &str) -> Outcome<Value> {
@@ -163,7 +191,7 @@ async fn ended(session: &Session, id: &str) -> Outcome<Value> {
 }
 
 /// `3 hosts, 1 unknown: 12 matched, 1 ghost, 0 orphans, 2 over`.
-fn summary(audit: &Value) -> String {
+fn summary(audit: &Value, ledgers: &[Value]) -> String {
     let number = |key: &str| audit[key].as_i64().unwrap_or_default();
     let counted = |key: &str, noun: &str| {
         let n = number(key);
@@ -183,6 +211,18 @@ fn summary(audit: &Value) -> String {
     if number("ledger") > 0 {
         told += &format!(", {} of the books", counted("ledger", "fault"));
     }
+    for ledger in ledgers {
+        let tier = ledger["tier"].as_str().unwrap_or_default();
+        let differ = ledger["findings"].as_array().map_or(0, Vec::len);
+        if differ > 0 {
+            let s = if differ == 1 { "" } else { "s" };
+            told += &format!(", {differ} difference{s} in the ledger of {tier}");
+        }
+        let unknown = ledger["unknown"].as_str().unwrap_or_default();
+        if !unknown.is_empty() {
+            told += &format!("; the ledger of {tier} was not compared: {unknown}");
+        }
+    }
     if audit["state"] == "interrupted" {
         told += "; it was interrupted, so this is not all";
     }
@@ -196,6 +236,14 @@ mod tests {
     #[test]
     fn a_summary_counts_what_is_amiss() {
         let audit = json!({"hosts": 3, "unknown": 1, "matched": 12, "ghosts": 1, "orphans": 0, "over": 2, "ledger": 0});
-        assert_eq!(summary(&audit), "3 hosts: 12 matched, 1 ghost, 0 orphans, 2 over, 1 host unknown");
+        let told = "3 hosts: 12 matched, 1 ghost, 0 orphans, 2 over, 1 host unknown";
+        let well = json!({"tier": "components", "unknown": "", "findings": []});
+        assert_eq!(summary(&audit, &[well]), told);
+        let ledgers = [
+            json!({"tier": "components", "unknown": "", "findings": [{}, {}]}),
+            json!({"tier": "projects", "unknown": "it sleeps", "findings": []}),
+        ];
+        let more = ", 2 differences in the ledger of components; the ledger of projects was not compared: it sleeps";
+        assert_eq!(summary(&audit, &ledgers), format!("{told}{more}"));
     }
 }

@@ -53,6 +53,11 @@ impl Failure {
         ExitCode::from(self.exit_code())
     }
 
+    /// What went wrong, in a sentence.
+    pub fn detail(&self) -> String {
+        self.document()["detail"].as_str().unwrap_or_default().to_owned()
+    }
+
     fn document(&self) -> Value {
         let told = |code: &str, detail: &str| serde_json::json!({"code": code, "detail": detail});
         match self {

@@ -111,7 +111,7 @@ pub enum Noun {
     /// What a project reserved and really used.
     #[command(subcommand)]
     Usage(usage::Usage),
-    /// Compares every claim with what the hosts themselves say.
+    /// Compares every claim with what the hosts themselves say, and the ledgers of the tiers.
     Audit(audit::Audit),
     /// What changed.
     Events(events::Events),

@@ -26,6 +26,15 @@ const ROW: &[Column] = &[
     Column("WRITTEN", &["/actual/block_write_bytes"], As::Bytes),
 ];
 
+/// What is known to be amiss with what the report is about.
+const FINDING: &[Column] = &[
+    Column("NAME", &["/name"], As::Text),
+    Column("KIND", &["/kind"], As::Text),
+    Column("TIER", &["/tier"], As::Text),
+    Column("FOUND", &["/at_ms"], As::Time),
+    Column("WHAT", &["/detail"], As::Text),
+];
+
 /// Verbs of `yiqiu usage`.
 #[derive(Debug, Subcommand)]
 pub enum Usage {
@@ -75,9 +84,32 @@ pub async fn run(session: &Session, verb: Usage) -> Outcome {
             let at = |key: &str| answer.get(key).and_then(Value::as_i64).map(time::shown).unwrap_or_default();
             let project = answer.pointer("/project/name").and_then(Value::as_str).unwrap_or_default();
             output::note(format_args!("project {project}, {} to {}", at("from_ms"), at("to_ms")));
-            output::list(session.format, ROW, &rows(&answer))
+            output::list(session.format, ROW, &rows(&answer))?;
+            let found = found(&answer);
+            if !found.is_empty() {
+                output::print("\n")?;
+                output::list(session.format, FINDING, &found)?;
+            }
+            match answer.pointer("/audit/unknown").and_then(Value::as_str).unwrap_or_default() {
+                "" => {}
+                unknown => output::note(format_args!("what is amiss may not be all: {unknown}")),
+            }
+            Ok(())
         }
     }
+}
+
+/// The findings of all items, each with the name of what it is about.
+fn found(report: &Value) -> Vec<Value> {
+    let list = |value: &Value, key: &str| value.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
+    let mut all = Vec::new();
+    for item in list(report, "items") {
+        for mut finding in list(&item, "findings") {
+            finding["name"] = item["name"].clone();
+            all.push(finding);
+        }
+    }
+    all
 }
 
 /// A row for each component and one for all; what was reserved in every power state is added up.

@@ -6,7 +6,9 @@ use std::{
     process::Command,
 };
 
+use sea_orm::ConnectionTrait;
 use serde_json::{Value, json};
+use yiqiu_base::database::{Database, sql};
 
 use crate::platform::{Mode, Platform, SOON, Server, Sim, docker_socket, place_r, until};
 
@@ -70,7 +72,8 @@ async fn what_was_done_behind_the_platforms_back_is_told_and_settled_by_command_
     let (ops, alice) = (platform.server.clone(), platform.tenant("alice").await);
     let line = |name: &str| {
         json!({ "name": name, "host": "machine", "image": "web", "command": ["/bin/serve"],
-            "ports": [{ "node_port": 8080 }], "size": { "cpu_millicores": 100, "memory_bytes": 64 << 20 } })
+            "ports": [{ "node_port": 8080 }], "size": { "cpu_millicores": 100, "memory_bytes": 64 << 20 },
+            "runtime": { "mounts": [{ "kind": "volume", "name": "kept", "path": "/kept" }] } })
     };
     let body = json!({ "name": "c", "lines": [line("gone"), line("grown"), line("moved")] });
     let made = alice.post("/v1/rcontracts", &body).await.good();
@@ -83,6 +86,8 @@ async fn what_was_done_behind_the_platforms_back_is_told_and_settled_by_command_
     assert_eq!((code, &clean["clean"], &clean["matched"]), (Some(0), &json!(true), &json!(3)), "{clean}");
     let host = &clean["host_list"][0];
     assert!(host["overhead_measured"]["memory_bytes"].as_i64().unwrap() > 10 << 20, "dockerd and three shims: {host}");
+
+    assert_eq!(clean["ledgers"].as_array().unwrap().len(), 2, "the tiers' ledgers are compared as well: {clean}");
 
     // Behind its back.
     let id = ops.get("/v1/hosts/machine").await.good()["id"].as_str().unwrap().to_owned();
@@ -116,6 +121,9 @@ async fn what_was_done_behind_the_platforms_back_is_told_and_settled_by_command_
     assert!(out.contains("alice") && told.contains("2 ghosts, 2 orphans, 1 over"), "{out}{told}");
     let metrics = reqwest::get(format!("{}/metrics", ops.resources)).await.unwrap().text().await.unwrap();
     assert!(metrics.contains("yiqiu_audit_findings{kind=\"ghost\"} 2"), "{metrics}");
+
+    let volumes = || docker(&["volume", "ls", "-q", "--filter", &format!("label=yiqiu.host={id}")]);
+    assert_eq!(volumes().lines().count(), 3, "each node keeps a volume: {}", volumes());
 
     // Nothing of it is touched but by command.
     let of = |handle: &str| {
@@ -158,6 +166,7 @@ async fn what_was_done_behind_the_platforms_back_is_told_and_settled_by_command_
     until("it is released", SOON, async || (alice.get(&contract).await.good()["state"] == "released").then_some(()))
         .await;
     assert_eq!(docker(&["ps", "-aq", "--filter", &format!("label=yiqiu.host={id}")]), "");
+    assert_eq!(volumes(), "", "what a node kept goes with it");
     for node in nodes {
         assert_eq!(groups(node["id"].as_str().unwrap()), Vec::<PathBuf>::new());
         let port = u16::try_from(node["ports"][0]["host_port"].as_u64().unwrap()).unwrap();
@@ -198,4 +207,87 @@ async fn an_audit_while_hosts_leave_says_whom_it_could_not_ask() {
     assert!(findings.iter().any(|f| f["detail"].as_str().unwrap().contains("left while it was asked")), "{audit}");
     let refused = ops.cli(&["audit", "--host", "nowhere"]);
     assert!(String::from_utf8_lossy(&refused.stderr).contains("not_found"));
+}
+
+/// Changes the books of one tier by hand.
+async fn by_hand(platform: &Platform, tier: &str, text: &str) {
+    let books = platform.data().join(format!("{tier}.sqlite"));
+    let database = Database::connect(&format!("sqlite:{}", books.display())).await.unwrap();
+    let change = database.begin().await.unwrap();
+    let done = change.execute_raw(sql(database.backend(), text, [])).await.unwrap();
+    assert!(done.rows_affected() > 0, "{text}");
+    change.commit().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ledgers_that_differ_are_told_and_a_report_says_what_is_amiss_with_its_own() {
+    let platform = Platform::start(Mode::Together).await;
+    platform.furnish().await;
+    let (ops, alice, bob) = (platform.server.clone(), platform.tenant("alice").await, platform.tenant("bob").await);
+    let body = |name: &str| {
+        json!({ "name": name, "component_type": "container", "count": 1, "need": { "image": "web",
+            "command": ["/bin/serve"], "size": { "cpu_millicores": 100, "memory_bytes": 64 << 20 } } })
+    };
+    for (who, name) in [(&alice, "pair"), (&bob, "other")] {
+        who.post("/v1/ccontracts", &body(name)).await.good();
+        until("it runs", SOON, async || {
+            let component = who.get(&format!("/v1/components/{name}-0")).await.good();
+            (component["state"] == "running").then_some(())
+        })
+        .await;
+    }
+    let (code, clean) = audit(&ops, &[]);
+    assert_eq!((code, &clean["clean"], &clean["matched"]), (Some(0), &json!(true), &json!(2)), "{clean}");
+    for (ledger, tier) in clean["ledgers"].as_array().unwrap().iter().zip(["components", "projects"]) {
+        assert_eq!((&ledger["tier"], &ledger["compared"], &ledger["clean"]), (&json!(tier), &json!(2), &json!(true)));
+    }
+
+    // A difference in the books of each tier above, by hand, told by that tier until it is put right.
+    for (tier, wrong, right, told) in [
+        (
+            "components",
+            "UPDATE ccontract SET need = REPLACE(need, ':100,', ':90,') WHERE name = 'pair'",
+            "UPDATE ccontract SET need = REPLACE(need, ':90,', ':100,') WHERE name = 'pair'",
+            "component pair-0 needs 0.09 cpu, 64 MiB memory, and its line holds 0.1 cpu, 64 MiB memory",
+        ),
+        (
+            "projects",
+            "UPDATE segments SET power = 'off' WHERE to_ms IS NULL AND node_name = 'pair-0'",
+            "UPDATE segments SET power = 'on' WHERE to_ms IS NULL AND node_name = 'pair-0'",
+            "and Projects as off, 0.1 cpu, 64 MiB memory",
+        ),
+    ] {
+        by_hand(&platform, tier, wrong).await;
+        let table = ops.cli(&["audit"]);
+        let (out, err) = (String::from_utf8_lossy(&table.stdout), String::from_utf8_lossy(&table.stderr));
+        assert!(out.contains(told) && out.contains("alice"), "{out}{err}");
+        let counted = format!("2 matched, 0 ghosts, 0 orphans, 0 over, 1 difference in the ledger of {tier}");
+        assert!(table.status.code() == Some(1) && err.contains(&counted), "{out}{err}");
+        let metrics = reqwest::get(format!("{}/metrics", ops.resources)).await.unwrap().text().await.unwrap();
+        assert!(metrics.contains(&format!("yiqiu_ledger_findings{{tier=\"{tier}\"}} 1")), "{metrics}");
+        let report = alice.cli_json(&["usage", "report"]);
+        let finding = &report["items"][0]["findings"][0];
+        assert_eq!((&finding["kind"], &finding["tier"]), (&json!("ledger"), &json!(tier)), "{report}");
+        by_hand(&platform, tier, right).await;
+        let (code, clean) = audit(&ops, &[]);
+        assert_eq!((code, &clean["clean"]), (Some(0), &json!(true)), "{clean}");
+    }
+
+    // What the hosts say is in the report of whose line it is, and in no other.
+    let nodes = ops.get("/v1/nodes").await.good();
+    let node = nodes["items"].as_array().unwrap().iter().find(|node| node["name"] == "pair-0").unwrap();
+    docker(&["rm", "-f", &format!("yiqiu-{}", node["id"].as_str().unwrap())]);
+    until("the audit sees it", SOON, async || (audit(&ops, &[]).1["ghosts"] == 1).then_some(())).await;
+    let report = alice.cli_json(&["usage", "report"]);
+    let finding = &report["items"][0]["findings"][0];
+    let said = (&finding["kind"], &finding["tier"], &finding["host_name"]);
+    assert_eq!(said, (&json!("ghost"), &json!("resources"), &json!("machine")), "{report}");
+    assert!(report["audit"]["at_ms"].is_i64() && report["audit"]["unknown"] == "", "{report}");
+    let table = String::from_utf8(alice.cli(&["usage", "report"]).stdout).unwrap();
+    assert!(table.contains("pair-0") && table.contains("ghost"), "{table}");
+    let csv = String::from_utf8(alice.cli(&["usage", "report", "-o", "csv"]).stdout).unwrap();
+    assert!(csv.lines().any(|line| line.contains("pair-0") && line.contains("ghost: ")), "{csv}");
+    let other = bob.cli_json(&["usage", "report"]);
+    assert_eq!(other["items"][0]["findings"], json!([]), "{other}");
+    platform.clear().await;
 }
