@@ -50,6 +50,8 @@ pub fn observe(node: &NodeModel, report: &Report) -> Observed {
     }
     if report.state == NodeState::Gone {
         return match node.removed {
+            // Said before its host knew that it shall go: it may have been made anew since.
+            true if report.revision < node.revision => Observed::Nothing,
             true => Observed::Gone,
             // A node that was never made is "gone" to its host as well.
             false if node.state == NodeState::Pending || node.state == NodeState::Failed => Observed::Nothing,

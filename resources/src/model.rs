@@ -364,6 +364,8 @@ pub struct Report {
     pub ports: Vec<Port>,
     /// What its health command says.
     pub health: Health,
+    /// The revision of the wish that it follows.
+    pub revision: i64,
     /// The revision whose size binds it now; 0 while that is not so.
     pub sized: i64,
 }

@@ -252,8 +252,13 @@ fn every_report_about_every_state() {
                     detail: String::new(),
                     ports: Vec::new(),
                     health: Health::None,
+                    revision: node.revision,
                     sized: 0,
                 };
+                let before_tombstone = Report { revision: node.revision - 1, ..report.clone() };
+                if removed && *after == NodeState::Gone {
+                    assert_eq!(observe(&node, &before_tombstone), Observed::Nothing, "it may have been made since");
+                }
                 let was = matches!(before, NodeState::Running | NodeState::Stopping);
                 let is = matches!(after, NodeState::Running | NodeState::Stopping);
                 let hibernated = [*before, *after].contains(&NodeState::Hibernated);

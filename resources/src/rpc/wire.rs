@@ -270,18 +270,8 @@ fn driver(driver: agent::DriverStatus) -> Result<DriverStatus, Problem> {
 
 pub(super) fn report(report: agent::NodeReport) -> Result<Report, Problem> {
     let (state, health) = (NodeState::try_from(report.state())?, Health::from(report.health()));
-    let agent::NodeReport {
-        node_id,
-        state: _,
-        generation,
-        boot,
-        detail,
-        ports,
-        at_ms: _,
-        revision: _,
-        health: _,
-        sized,
-    } = report;
+    let agent::NodeReport { node_id, state: _, generation, boot, detail, ports, at_ms: _, revision, health: _, sized } =
+        report;
     Ok(Report {
         node_id: Id::parse(&node_id)?,
         state,
@@ -290,6 +280,7 @@ pub(super) fn report(report: agent::NodeReport) -> Result<Report, Problem> {
         detail: detail.chars().map(|c| if c.is_control() { ' ' } else { c }).take(500).collect(),
         ports: ports.into_iter().take(64).map(port_from).collect::<Result<_, _>>()?,
         health,
+        revision,
         sized,
     })
 }

@@ -16,7 +16,7 @@ use yiqiu_base::{
 
 use super::{Service, scope};
 use crate::{
-    lifecycle::{amend::LINES_MOST, full::with_holders, largest_node, term, whole_hosts_are_for_ops},
+    lifecycle::{amend::LINES_MOST, full::with_holders, term, whole_hosts_are_for_ops},
     model::{
         By, ContractModel, Forecast, LineUsage, NewContract, NewLine, NodeModel, NodeSpec, Port, Runtime, Term,
         Variable,
@@ -254,7 +254,9 @@ impl Service {
                     Some(NodeType::Bm) if who.role != Role::Ops => {
                         return Err(whole_hosts_are_for_ops(&line.name, &host));
                     }
-                    Some(NodeType::Bm) => Some(largest_node(&host)),
+                    // What it would be of an empty host: whether it is empty is for the admission to say, which
+                    // knows as well if the same request has it already.
+                    Some(NodeType::Bm) => Some(host.rentable().minus(host.node_overhead)),
                     _ => None,
                 };
                 let size = line.size.or(whole).ok_or_else(|| {

@@ -130,10 +130,9 @@ impl Store {
             match begin(group[at].contract.term, now) {
                 Ok(_) => standing.push(at),
                 Err(problem) => {
-                    if let Some(key) = &group[at].key {
-                        idempotency::forget(&**transaction, key).await?;
-                    }
-                    verdicts[at] = Some(Err(problem));
+                    // Asked again after its end came, it is there all the same.
+                    let there = contract_there(transaction, group[at], now).await?;
+                    verdicts[at] = Some(there.map_err(|_| problem));
                 }
             }
         }

@@ -70,6 +70,7 @@ impl Store {
         };
         let name = amendment.name.clone().unwrap_or_else(|| before.name.clone());
         if name == before.name && plan.added.is_empty() && plan.removed.is_empty() && plan.changed.is_empty() {
+            transaction.commit().await?; // of the key: the same request changes nothing later either
             return Ok(Some(Vec::new()));
         }
         let change = told(&before, &name, &plan, &hosts);

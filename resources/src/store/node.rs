@@ -233,7 +233,7 @@ impl Store {
                     if let Some(power) = metered_as.filter(|_| !parks) {
                         segment_switch(&mut transaction, node, power, now).await?;
                     }
-                    let Report { node_id: _, state, generation, boot, detail, ports, health, sized: _ } =
+                    let Report { node_id: _, state, generation, boot, detail, ports, health, revision: _, sized: _ } =
                         report.clone();
                     (node.state, node.carried, node.boot) = (state, generation, boot);
                     (node.detail, node.ports, node.health) = (detail, ports, health);

@@ -77,7 +77,7 @@ impl Tier {
         let hello = Hello { host_id: host.id, facts, epoch: 0, nodes: Vec::new() };
         let Connected { number, pushes, .. } = self.service.agent_connect(&credential, hello).await.unwrap();
         let host = self.service.host_get(&ops(), &host.name).await.unwrap();
-        Agent { host, credential, number, _pushes: pushes }
+        Agent { host, credential, number, pushes }
     }
 
     pub(crate) async fn books_hold(&self, when: &str) {
@@ -98,7 +98,7 @@ pub(crate) struct Agent {
     pub(crate) credential: Secret,
     pub(crate) number: u64,
     // Kept so that the session stays open.
-    _pushes: tokio::sync::mpsc::Receiver<yiqiu_resources::service::Push>,
+    pub(crate) pushes: tokio::sync::mpsc::Receiver<yiqiu_resources::service::Push>,
 }
 
 pub(crate) fn facts(node_type: NodeType, capacity: Size) -> HostFacts {
@@ -174,6 +174,8 @@ pub(crate) fn report_of(node_id: Id<Node>, state: NodeState, generation: i64, bo
         detail: String::new(),
         ports: Vec::new(),
         health: Health::None,
+        // The agents of these tests know the newest wish.
+        revision: i64::MAX,
         sized: 0,
     }
 }

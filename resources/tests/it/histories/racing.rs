@@ -1,8 +1,12 @@
 //! Random histories with racing clients: the books hold after every round, and after a restart. A seed replays one:
-//! `YIQIU_SEED=7 cargo test -p yiqiu-resources histories`.
+//! `YIQIU_SEED=7 cargo test -p yiqiu-resources --test it racing`.
 
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use yiqiu_base::{Code, NodeState, NodeType, Power};
+use yiqiu_resources::{
+    model::{HostWish, LineChange, SizeChange},
+    service::AmendRequest,
+};
 
 use crate::support::{Agent, Tier, line, ops, report_of, size, tenant};
 
@@ -10,7 +14,7 @@ const ROUNDS: usize = 12;
 const CLIENTS: u64 = 6;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_books_hold_under_random_histories() {
+async fn the_books_hold_under_racing_clients() {
     let seeds: Vec<u64> = match std::env::var("YIQIU_SEED") {
         Ok(seed) => vec![seed.parse().expect("YIQIU_SEED is a number")],
         Err(_) => (1..=4).collect(),
@@ -74,7 +78,7 @@ async fn act(
     let nodes = service.node_list(&ops(), None, &yiqiu_base::http::Paging { limit: Some(1000), cursor: None }).await;
     let nodes = nodes.unwrap().items;
     let (verdict, expected): (Result<(), yiqiu_base::Problem>, &[Code]) =
-        match (random.random_range(0..10), nodes.choose(random)) {
+        match (random.random_range(0..14), nodes.choose(random)) {
             (0..4, _) | (_, None) => {
                 let mut lines = Vec::new();
                 for n in 0..random.random_range(1..4) {
@@ -88,7 +92,27 @@ async fn act(
                 let whole = lines.iter().any(|line| line.size.is_none());
                 let who = if whole { &ops() } else { who };
                 let made = service.contract_create(who, None, name, &lines, Some(name)).await;
-                (made.map(|_| ()), &[Code::HostFull, Code::InvalidArgument])
+                (made.map(|_| ()), &[Code::HostFull, Code::InvalidArgument, Code::WrongState])
+            }
+            (7..9, Some(node)) => {
+                let resized = SizeChange { cpu_millicores: Some(random.random_range(1..900)), ..SizeChange::default() };
+                let change = LineChange { line: node.line_id.to_string(), name: None, size: Some(resized) };
+                let mut added = line(&format!("a{name}"), hosts.choose(random).unwrap(), size(50, 1 << 20));
+                added.size = added.size.filter(|_| added.host != hosts[3].id.to_string());
+                let request = AmendRequest { change: vec![change], add: vec![added], ..AmendRequest::default() };
+                let id = node.rcontract_id.to_string();
+                let made = service.contract_amend(&ops(), &id, &request, None, Some(name)).await;
+                (made.map(|_| ()), &[Code::HostFull, Code::InvalidArgument, Code::WrongState, Code::NotFound])
+            }
+            (9, Some(node)) => {
+                let ends = random.random::<bool>().then_some(1_700_000_000_000 + random.random_range(1..60_000));
+                let made = service.contract_renew(&ops(), &node.rcontract_id.to_string(), ends, "", None, None).await;
+                (made.map(|_| ()), &[Code::InvalidArgument, Code::WrongState])
+            }
+            (10, Some(_)) => {
+                let wish = if random.random_bool(0.3) { HostWish::Draining } else { HostWish::InService };
+                let host = &hosts.choose(random).unwrap().name;
+                (service.host_wish(&ops(), host, wish, "", None).await.map(|_| ()), &[])
             }
             (4..6, Some(node)) => {
                 let power = if random.random_bool(0.5) { Power::On } else { Power::Off };
