@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help build demo demo-down test bench lint
+.PHONY: help build demo demo-down test mutants bench lint
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,6 +17,9 @@ demo-down: ## stop what the demo started, and leave nothing behind
 test: ## every test, on SQLite and PostgreSQL, with real containers
 	@scripts/test.sh
 
+mutants: ## plant each known bug on its own, and show which test catches it
+	@scripts/mutants.sh
+
 bench: ## every benchmark, beside the machine's own limits
 	@scripts/bench.sh
 
@@ -25,3 +28,4 @@ lint: ## formatting, clippy with warnings as errors, and the licences of what we
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	scripts/licences.sh >/dev/null
+	scripts/mutants.sh check

@@ -67,6 +67,7 @@ mod tests {
             detail: String::new(),
             ports: Vec::new(),
             health: Health::None,
+            revision: 0,
             sized: 0,
         };
         let (mut contract, mut stopped) = (ContractState::Active, false);

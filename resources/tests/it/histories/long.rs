@@ -18,8 +18,8 @@ const STEPS: usize = 320;
 /// How many histories on SQLite, and after how many steps all is compared.
 const ON_SQLITE: (u64, usize) = (28, 1);
 const ON_POSTGRES: (u64, usize) = (4, 8);
-/// How long a history that failed may be cut shorter.
-const SHRINK: Duration = Duration::from_secs(60);
+/// How long a history that failed may be cut shorter, unless `YIQIU_SHRINK_SECONDS` says otherwise.
+const SHRINK_SECONDS: u64 = 60;
 
 /// What went wrong, and after how many steps.
 struct Fault {
@@ -99,7 +99,8 @@ async fn run(database: &str, script: &[Step], every: usize) -> Result<Tally, Fau
 /// Leaves out of a script what is not needed for it to fail, larger parts first.
 async fn shrunk(database: &str, mut script: Vec<Step>, mut fault: Fault, every: usize) -> (Vec<Step>, Fault) {
     script.truncate(fault.step);
-    let until = Instant::now() + SHRINK;
+    let seconds = std::env::var("YIQIU_SHRINK_SECONDS").map(|text| text.parse().expect("a number of seconds"));
+    let until = Instant::now() + Duration::from_secs(seconds.unwrap_or(SHRINK_SECONDS));
     let mut part = script.len() / 2;
     while part > 0 {
         let mut at = 0;

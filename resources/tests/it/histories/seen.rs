@@ -99,7 +99,7 @@ impl Seen {
             )?;
         }
         self.compared += 1;
-        if self.compared % 8 == 0 && !model.contracts.is_empty() {
+        if self.compared.is_multiple_of(8) && !model.contracts.is_empty() {
             foreign(service, model, self.compared / 8 % model.contracts.len()).await?;
         }
         self.events(service, model).await

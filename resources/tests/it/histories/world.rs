@@ -564,7 +564,7 @@ impl World {
 
 /// Mostly one of the first, at times any.
 fn rather(pick: Pick, first: &[usize], all: &[usize]) -> Option<usize> {
-    let from = if first.is_empty() || pick % 10 == 0 { all } else { first };
+    let from = if first.is_empty() || pick.is_multiple_of(10) { all } else { first };
     (!from.is_empty()).then(|| from[pick as usize / 10 % from.len()])
 }
 
