@@ -1,8 +1,8 @@
 #!/bin/bash
-# A Docker daemon: docker.sh start DIR [own] | stop DIR | socket DIR
+# A Docker daemon: docker.sh start DIR [own [FLAG…]] | stop DIR | socket DIR
 #
 # start   uses the daemon that answers at DOCKER_HOST or /var/run/docker.sock, else (always, with `own`) starts one with
-#         everything it has in DIR; prints the socket's path.
+#         everything it has in DIR; prints the socket's path. FLAGs are dockerd's.
 #         That daemon keeps to itself: a bridge of its own, no rule of the firewall, no forwarding. So it can run beside
 #         another Docker, and leaves the machine's network as it was. Ports published on 127.0.0.1 work (docker-proxy);
 #         its containers reach nothing beyond this machine.
@@ -17,7 +17,7 @@ stop_s=30
 say() { printf '%s\n' "$*" >&2; }
 
 usage() {
-    say "usage: docker.sh start DIR [own] | stop DIR | socket DIR"
+    say "usage: docker.sh start DIR [own [FLAG…]] | stop DIR | socket DIR"
     exit 2
 }
 
@@ -64,6 +64,7 @@ bridge_name() { printf 'yq%s\n' "$(printf '%s' "$1" | cksum | cut -d ' ' -f 1)";
 
 start() {
     dir=$1 own=${2:-}
+    shift $(($# < 2 ? $# : 2))
     mkdir -p "$dir"
     if ours "$dir" && answers "$dir/docker.sock"; then
         printf '%s\n' "$dir/docker.sock" | tee "$dir/socket"
@@ -85,13 +86,16 @@ start() {
         exit 1
     fi
     rm -f "$dir/pid" "$dir/docker.sock"
+    # Docker takes a containerd that was killed, and that nobody collected, for one that runs, and waits for it in vain.
+    containerd=$dir/exec/containerd/containerd.pid
+    if [ -r "$containerd" ] && ! grep -q . "/proc/$(cat "$containerd")/cmdline" 2>/dev/null; then rm -f "$containerd"; fi
     # A larger limit of open files is refused in some sandboxes, and takes containers long to walk.
     open=$(ulimit -n)
     if [ "$open" = unlimited ] || [ "$open" -gt 20000 ]; then ulimit -n 20000; fi
     bridge=$(bridge_name "$dir")
     bridge_up "$bridge"
     setsid dockerd --data-root "$dir/data" --exec-root "$dir/exec" -H "unix://$dir/docker.sock" \
-        --bridge "$bridge" --iptables=false --ip-forward=false --ip-masq=false --pidfile "$dir/pid" </dev/null >"$dir/log" 2>&1 &
+        --bridge "$bridge" --iptables=false --ip-forward=false --ip-masq=false --pidfile "$dir/pid" "$@" </dev/null >"$dir/log" 2>&1 &
     daemon=$!
     waited=0
     until answers "$dir/docker.sock"; do
@@ -154,7 +158,11 @@ absolute() {
 
 [ $# -ge 2 ] || usage
 case $1 in
-start) start "$(absolute "$2")" "${3:-}" ;;
+start)
+    dir=$(absolute "$2")
+    shift 2
+    start "$dir" "$@"
+    ;;
 stop) stop "$(absolute "$2")" ;;
 socket) cat "$2/socket" ;;
 *) usage ;;

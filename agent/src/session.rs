@@ -257,9 +257,7 @@ async fn hear(
         }
         Some(Message::FullSet(FullSet { assignments })) => {
             let epoch = epoch.ok_or_else(unwelcome)?;
-            for assignment in assignments {
-                host.obey(assignment, epoch);
-            }
+            host.obey_all(assignments, epoch);
             Ok(None)
         }
         Some(Message::Assignment(assignment)) => {

@@ -18,14 +18,20 @@ pub struct Clock(Arc<Source>);
 
 #[derive(Debug)]
 enum Source {
-    System { started: Instant, anchor: AtomicI64 },
+    /// `anchor` may have been moved on to where the books are; `wall` is what the wall clock said at first.
+    System {
+        started: Instant,
+        anchor: AtomicI64,
+        wall: Ms,
+    },
     Manual(AtomicI64),
 }
 
 impl Clock {
     /// The clock of a running process.
     pub fn system() -> Self {
-        Self(Arc::new(Source::System { started: Instant::now(), anchor: AtomicI64::new(wall()) }))
+        let wall = wall();
+        Self(Arc::new(Source::System { started: Instant::now(), anchor: AtomicI64::new(wall), wall }))
     }
 
     /// A clock that moves only by [`Clock::advance`]: for tests and simulations.
@@ -36,7 +42,7 @@ impl Clock {
     /// Now, in milliseconds since 1970. Never less than any value given before.
     pub fn now(&self) -> Ms {
         match &*self.0 {
-            Source::System { started, anchor } => anchor.load(Ordering::SeqCst) + millis(started.elapsed()),
+            Source::System { started, anchor, wall: _ } => anchor.load(Ordering::SeqCst) + millis(started.elapsed()),
             Source::Manual(now) => now.load(Ordering::SeqCst),
         }
     }
@@ -61,6 +67,16 @@ impl Clock {
         }
     }
 
+    /// By when something may be taken for due that people fixed by the wall clock, such as the end of a term: the earlier
+    /// of the wall clock and of what it was at first and has become by the monotonic one. So a wall clock that jumps
+    /// forward ends nothing early, nor do books that are ahead of one that was set back. It may run backwards.
+    pub fn due_by(&self) -> Ms {
+        match &*self.0 {
+            Source::System { started, anchor: _, wall: first } => wall().min(first + millis(started.elapsed())),
+            Source::Manual(now) => now.load(Ordering::SeqCst),
+        }
+    }
+
     /// How far this clock is ahead of the wall clock, in milliseconds: a step of the wall clock shows here.
     pub fn ahead_of_wall(&self) -> i64 {
         match &*self.0 {
@@ -82,7 +98,21 @@ fn millis(duration: Duration) -> i64 {
 }
 
 fn wall() -> Ms {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, millis)
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, millis) + jump()
+}
+
+/// Tests make the wall clock jump by the milliseconds in a file; there is no such thing in a release build.
+#[cfg(debug_assertions)]
+fn jump() -> Ms {
+    static FILE: std::sync::OnceLock<Option<std::ffi::OsString>> = std::sync::OnceLock::new();
+    let file = FILE.get_or_init(|| std::env::var_os("YIQIU_CLOCK_JUMP_FILE"));
+    let text = file.as_ref().and_then(|file| std::fs::read_to_string(file).ok());
+    text.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
+#[cfg(not(debug_assertions))]
+fn jump() -> Ms {
+    0
 }
 
 #[cfg(test)]
@@ -98,5 +128,6 @@ mod tests {
         assert!(clock.ahead_of_wall() >= 59_000);
         clock.not_before(now - 60_000);
         assert!(clock.now() >= now + 60_000);
+        assert!((now..now + 30_000).contains(&clock.due_by()), "nothing is due before its time by the wall clock");
     }
 }

@@ -352,6 +352,10 @@ pub fn problem(error: DbErr) -> Problem {
         return Problem::invalid("a text holds a NUL character or is not UTF-8"); // SQLSTATE 22021
     }
     match error {
+        _ if is_full(&error) => {
+            tracing::error!(error = %without_password(&text), "the disk of the database is full");
+            Problem::disk_full("the disk of the database")
+        }
         DbErr::ConnectionAcquire(_) | DbErr::Conn(_) => {
             tracing::warn!(error = %without_password(&text), "the database does not answer");
             Problem {
@@ -398,6 +402,17 @@ pub async fn insert_rows(
 /// `?, ?, …` for an `IN (…)` list.
 pub fn places(count: usize) -> String {
     vec!["?"; count].join(", ")
+}
+
+/// Whether a statement failed because the disk has no room: SQLITE_FULL, or SQLSTATE 53100.
+fn is_full(error: &DbErr) -> bool {
+    match error {
+        DbErr::Conn(RuntimeErr::Internal(text)) => text.contains("database or disk is full"),
+        DbErr::Exec(RuntimeErr::SqlxError(cause)) | DbErr::Query(RuntimeErr::SqlxError(cause)) => {
+            cause.as_database_error().and_then(|e| e.code()).is_some_and(|code| code == "53100")
+        }
+        _ => false,
+    }
 }
 
 /// Whether a statement failed because there is already such a row.

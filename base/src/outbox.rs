@@ -218,6 +218,16 @@ pub async fn epoch(database: &Database) -> Result<i64, Problem> {
     one_number(database, "SELECT epoch AS n FROM outbox_head WHERE id = 1").await
 }
 
+/// Names this history anew after its database was restored from a backup, so that everyone who followed the one that is
+/// lost notices. The epoch is greater than any before, also than one that an earlier restore of the same backup gave.
+pub async fn epoch_raise(database: &Database, now: Ms) -> Result<i64, Problem> {
+    let text = "UPDATE outbox_head SET epoch = CASE WHEN epoch < ? THEN ? ELSE epoch + 1 END WHERE id = 1";
+    let change = database.begin().await?;
+    change.execute_raw(sql(database.backend(), text, [now.into(), now.into()])).await?;
+    change.commit().await?;
+    epoch(database).await
+}
+
 /// The newest position.
 pub async fn newest(database: &Database) -> Result<i64, Problem> {
     one_number(database, "SELECT position AS n FROM outbox_head WHERE id = 1").await

@@ -44,6 +44,25 @@ impl Problem {
         Self::new(Code::InvalidArgument, detail)
     }
 
+    /// `unavailable`: `what` has no room left, and so nothing was changed.
+    pub fn disk_full(what: &str) -> Self {
+        let told = format!("{what} is full, and nothing was changed: make room there, then try the same request again");
+        Self { retry_after_s: Some(5), ..Self::new(Code::Unavailable, told) }
+    }
+
+    /// A file of ours that cannot be read or written: `unavailable` where its disk is full, else `internal`.
+    #[allow(clippy::needless_pass_by_value)] // used as `map_err(Problem::file)`
+    pub fn file(cause: std::io::Error) -> Self {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        match cause.kind() {
+            StorageFull | QuotaExceeded => {
+                tracing::error!(%cause, "the disk of the platform's files is full");
+                Self::disk_full("the disk of the platform's files")
+            }
+            _ => Self::internal(cause),
+        }
+    }
+
     /// A fault of ours: the cause goes to the log here, and only that it happened to the caller.
     pub fn internal(cause: impl fmt::Display) -> Self {
         tracing::error!(%cause, "internal error");

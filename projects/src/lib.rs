@@ -24,4 +24,5 @@ pub mod service;
 mod store;
 mod sweeper;
 
+pub use metering::follow_restored;
 pub use service::{Service, Settings, start};

@@ -113,6 +113,14 @@ impl Meter {
     }
 }
 
+/// Goes on in another history of a source, from where its database was restored to: ops said so. `epoch` is the new one.
+pub async fn follow_restored(database: &Database, source: &str, epoch: i64) -> Result<(), Problem> {
+    let change = database.begin().await?;
+    source::source_follow(&*change, source, epoch).await?;
+    change.commit().await?;
+    Ok(())
+}
+
 /// The events that follow a position, without what was served before; refuses a gap, in which something was lost.
 fn following(source: &str, after: i64, events: Vec<Event>) -> Result<Vec<Event>, Problem> {
     let mut next = after + 1;

@@ -9,6 +9,7 @@ pub mod cli;
 pub mod exchange;
 pub mod keys;
 pub mod openapi;
+pub mod restored;
 pub mod roles;
 pub mod serve;
 pub mod server;

@@ -33,6 +33,11 @@ enum Command {
     Up(yiqiu::up::Up),
     /// Some of the roles in a process of their own.
     Serve(Box<yiqiu::serve::Serve>),
+    /// Tells the platform that its databases were restored from a backup, before it is started on them.
+    ///
+    /// Agents and the meter followed what came after the backup: they refuse or stop without this. Restore all three
+    /// databases, run this once, then start, and look at `yiqiu audit`.
+    Restored(yiqiu::restored::Restored),
     /// The keys that separate processes need.
     #[command(subcommand)]
     Keys(yiqiu::serve::KeysVerb),
@@ -62,6 +67,7 @@ fn main() -> ExitCode {
     match command {
         Command::Up(up) => told(runtime.block_on(yiqiu::up::run(up))),
         Command::Serve(serve) => told(runtime.block_on(yiqiu::serve::run(*serve))),
+        Command::Restored(restored) => told(runtime.block_on(yiqiu::restored::run(restored))),
         Command::Keys(verb) => told(yiqiu::serve::keys(verb)),
         Command::Completion { shell } => {
             let mut script = Vec::new();

@@ -128,12 +128,12 @@ async fn run_agent(config: yiqiu_agent::AgentConfig, link: yiqiu_proto::link::Li
     }
 }
 
-fn sqlite(data: &Path, role: Role) -> String {
+pub(crate) fn sqlite(data: &Path, role: Role) -> String {
     format!("sqlite:{}", data.join(format!("{}.sqlite", role.as_str())).display())
 }
 
 /// One process at a time on a data directory.
-fn lock(data: &Path) -> anyhow::Result<File> {
+pub(crate) fn lock(data: &Path) -> anyhow::Result<File> {
     let path = data.join("lock");
     let file = File::create(&path).with_context(|| path.display().to_string())?;
     match file.try_lock() {

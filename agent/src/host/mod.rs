@@ -4,7 +4,7 @@ mod reports;
 mod usage;
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -75,6 +75,9 @@ pub(crate) struct Node {
     pub(crate) meter: Option<Meter>,
     /// Moves with each reading added, so that one that was overtaken is dropped.
     pub(crate) readings: u64,
+    /// The server named it since this agent began. Before that nothing is done with it: what the journal wishes may be
+    /// of yesterday.
+    pub(crate) named: bool,
     /// A task works on it.
     pub(crate) busy: bool,
     /// The action that it does now, and how to cut it short.
@@ -228,8 +231,20 @@ impl Host {
             let mut state = self.state();
             let state = &mut *state;
             match state.nodes.get_mut(&id) {
-                Some(node) if !node.record.is_older_than(epoch, assignment.revision) => return,
+                Some(node) if !node.record.is_older_than(epoch, assignment.revision) => {
+                    if std::mem::replace(&mut node.named, true) {
+                        return;
+                    }
+                    node.stale = true;
+                }
                 Some(node) => {
+                    node.named = true;
+                    // The server knows of a start that this journal does not: it is an old copy, and so is its meter.
+                    if assignment.boot > node.record.boot
+                        && let Some(meter) = node.meter.take()
+                    {
+                        drop(self.journal.submit(vec![Write::MeterDone(id, meter.boot())]));
+                    }
                     node.record.assign(assignment, epoch);
                     node.attempts = 0;
                     if let Some((action, cut)) = &node.underway
@@ -242,7 +257,8 @@ impl Host {
                 }
                 None => {
                     let seen = state.orphans.remove(&id).map(|(_, seen)| seen);
-                    let node = Node { record: Record::of(assignment, epoch), seen, stale: true, ..Node::default() };
+                    let record = Record::of(assignment, epoch);
+                    let node = Node { record, seen, stale: true, named: true, ..Node::default() };
                     state.nodes.insert(id, node);
                 }
             }
@@ -252,6 +268,33 @@ impl Host {
             }
         }
         self.wake(id);
+    }
+
+    /// Obeys a full set. What it does not name is nobody's: its record is let go, so that nothing is done under it any
+    /// more, and what is there of it is found as an orphan.
+    pub(crate) fn obey_all(self: &Arc<Self>, assignments: Vec<Assignment>, epoch: u64) {
+        let named: HashSet<NodeId> = assignments.iter().filter_map(|a| NodeId::parse(&a.node_id).ok()).collect();
+        let mut left = Vec::new();
+        {
+            let mut state = self.state();
+            let disowned: Vec<NodeId> = state.nodes.keys().filter(|id| !named.contains(id)).copied().collect();
+            for id in disowned {
+                tracing::warn!(node = %id, "the server does not name a node of the journal: nothing is done with it");
+                let Some(node) = state.nodes.remove(&id) else { continue };
+                left.extend(node.node_type().zip(node.seen).map(|(node_type, seen)| (id, node_type, seen)));
+                let meter = node.meter.map(|meter| meter.boot());
+                // What was counted and not acknowledged is still told.
+                let meter = meter.filter(|boot| !state.pending.contains_key(&(id, *boot)));
+                let meter = meter.map(|boot| Write::MeterDone(id, boot));
+                drop(self.journal.submit([Some(Write::Forget(id)), meter].into_iter().flatten().collect()));
+            }
+        }
+        for (id, node_type, seen) in left {
+            self.orphan(id, node_type, seen);
+        }
+        for assignment in assignments {
+            self.obey(assignment, epoch);
+        }
     }
 
     /// Forgets a node that is gone.

@@ -48,8 +48,8 @@ impl Host {
     pub(super) async fn cannot(&self, id: NodeId, driver: &dyn Driver, action: Action, error: &DriverError) -> After {
         let Some(attempts) = self.with(id, |n| {
             n.attempts += 1;
-            // Whether it is the driver that is away, the next look tells.
-            n.stale |= matches!(error, DriverError::Unavailable(_));
+            // Whether it is the driver that is away, and what became of a start, the next look tells.
+            n.stale |= action == Action::Start || matches!(error, DriverError::Unavailable(_));
             n.attempts
         }) else {
             return After::Gone;

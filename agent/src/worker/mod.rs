@@ -96,13 +96,13 @@ impl Host {
 
     /// One look and at most one action. `None`: nothing to do.
     async fn turn(self: &Arc<Self>, id: NodeId) -> Option<After> {
-        let (node_type, known, stale) = self.with(id, |node| {
+        let (node_type, known, stale, named) = self.with(id, |node| {
             node.turn += 1;
             node.again = false;
-            (node.node_type(), node.seen.clone(), std::mem::take(&mut node.stale))
+            (node.node_type(), node.seen.clone(), std::mem::take(&mut node.stale), node.named)
         })?;
         let Some(driver) = node_type.and_then(|t| self.driver(t)).cloned() else {
-            return self.without_driver(id).await;
+            return if named { self.without_driver(id).await } else { None };
         };
         let seen = match known.filter(|_| !stale) {
             Some(seen) => seen,
@@ -111,6 +111,9 @@ impl Host {
                 Err(error) => return Some(self.cannot_see(id, &error).await),
             },
         };
+        if !named {
+            return None; // what there is of it is told with the next stream
+        }
         self.settle_run(id, &*driver, &seen).await;
         let (record, (state, detail)) =
             self.with(id, |n| (n.record.clone(), n.record.observe(&seen, &self.boot_id)))?;

@@ -17,6 +17,13 @@ pub(crate) async fn source_insert(connection: &impl ConnectionTrait, source: &st
     connection.execute_raw(statement).await.map(|_| ())
 }
 
+/// Follows another history of a source from where the cursor stands; nothing if none was followed yet.
+pub(crate) async fn source_follow(connection: &impl ConnectionTrait, source: &str, epoch: i64) -> Result<(), DbErr> {
+    let text = "UPDATE metering_sources SET epoch = ? WHERE source = ?";
+    let statement = sql(connection.get_database_backend(), text, [epoch.into(), source.into()]);
+    connection.execute_raw(statement).await.map(|_| ())
+}
+
 /// Moves the cursor of a source on; whether it stood where it was thought to.
 pub(crate) async fn source_move(
     connection: &impl ConnectionTrait,

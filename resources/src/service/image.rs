@@ -90,7 +90,7 @@ impl Service {
             return Err(problem);
         }
         let _files = self.0.image_files.lock().await;
-        tokio::fs::rename(&partial, self.image_path(&image)).await.map_err(Problem::internal)?;
+        tokio::fs::rename(&partial, self.image_path(&image)).await.map_err(Problem::file)?;
         sync_folder(&self.settings().images).await?;
         self.store().image_ready(&image, self.now()).await?;
         self.store().image_get(image.id).await
@@ -194,7 +194,7 @@ async fn take<E: std::fmt::Display>(
     path: &std::path::Path,
     content: &mut (impl Stream<Item = Result<bytes::Bytes, E>> + Unpin),
 ) -> Result<(), Problem> {
-    let mut file = File::create_new(path).await.map_err(Problem::internal)?;
+    let mut file = File::create_new(path).await.map_err(Problem::file)?;
     let mut digest = Sha256::new();
     let mut bytes = 0_i64;
     while let Some(chunk) = content.next().await {
@@ -206,7 +206,7 @@ async fn take<E: std::fmt::Display>(
             return Err(mismatch(image, &format!("it has more than the {} bytes that were said", image.bytes)));
         }
         digest.update(&chunk);
-        file.write_all(&chunk).await.map_err(Problem::internal)?;
+        file.write_all(&chunk).await.map_err(Problem::file)?;
     }
     if bytes != image.bytes {
         return Err(mismatch(image, &format!("it has {bytes} bytes instead of {}", image.bytes)));
@@ -215,8 +215,8 @@ async fn take<E: std::fmt::Display>(
     if digest != image.sha256 {
         return Err(mismatch(image, &format!("its SHA-256 is {digest}")));
     }
-    file.flush().await.map_err(Problem::internal)?;
-    file.sync_all().await.map_err(Problem::internal)
+    file.flush().await.map_err(Problem::file)?;
+    file.sync_all().await.map_err(Problem::file)
 }
 
 fn mismatch(image: &ImageModel, what: &str) -> Problem {
@@ -225,6 +225,6 @@ fn mismatch(image: &ImageModel, what: &str) -> Problem {
 
 /// A rename is on disk once its folder is.
 async fn sync_folder(path: &std::path::Path) -> Result<(), Problem> {
-    let folder = File::open(path).await.map_err(Problem::internal)?;
-    folder.sync_all().await.map_err(Problem::internal)
+    let folder = File::open(path).await.map_err(Problem::file)?;
+    folder.sync_all().await.map_err(Problem::file)
 }

@@ -57,13 +57,14 @@ impl Service {
     /// Starts, ends and releases what is due by now. Everything it goes by is in the rows: a pass may be cut off
     /// anywhere, and made twice.
     pub async fn terms(&self) -> Result<Next, Problem> {
+        let due_by = || self.environment().clock.due_by();
         loop {
-            let due = self.store().contract_due(self.now(), AT_ONCE).await?;
+            let due = self.store().contract_due(due_by(), AT_ONCE).await?;
             if due.is_empty() {
                 break;
             }
             for contract in due {
-                let nodes = self.store().contract_turn(contract, self.now()).await?;
+                let nodes = self.store().contract_turn(contract, due_by(), self.now()).await?;
                 self.push(&nodes);
             }
         }
@@ -71,7 +72,7 @@ impl Service {
             None => Next::Done,
             // Looked at in between as well: another process may have changed what is due.
             Some(due) => {
-                let wait = u64::try_from(due.saturating_sub(self.now())).unwrap_or(0).clamp(1, 30_000);
+                let wait = u64::try_from(due.saturating_sub(due_by())).unwrap_or(0).clamp(1, 30_000);
                 Next::Requeue(Duration::from_millis(wait))
             }
         })

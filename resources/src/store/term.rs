@@ -53,13 +53,13 @@ impl Store {
         Ok(row.map(|row| row.try_get("", "due_ms")).transpose()?)
     }
 
-    /// Does what is due for a contract, in one transaction; returns the nodes whose wish changed. Nothing if nothing is
+    /// Does what is due for a contract by `due_by`, in one transaction; returns the nodes whose wish changed. Nothing if nothing is
     /// due any more.
-    pub async fn contract_turn(&self, id: Id<RContract>, now: Ms) -> Result<Vec<NodeModel>, Problem> {
+    pub async fn contract_turn(&self, id: Id<RContract>, due_by: Ms, now: Ms) -> Result<Vec<NodeModel>, Problem> {
         let mut transaction = self.database.begin().await?;
         let nodes = nodes_locked(&transaction, id).await?;
         let Some(before) = contract_locked(&transaction, id).await? else { return Ok(Vec::new()) };
-        let (state, due_ms, change) = match turn(before.state, before.term, before.due_ms, now) {
+        let (state, due_ms, change) = match turn(before.state, before.term, before.due_ms, due_by) {
             Turn::Nothing => return Ok(Vec::new()),
             Turn::Start { due_ms } => {
                 (ContractState::Active, due_ms, Change::Started { nodes: count(&nodes, |n| n.resumes) })

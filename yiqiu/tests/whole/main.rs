@@ -4,6 +4,7 @@
 mod bad_input;
 mod crashes;
 mod durability;
+mod faults;
 mod golden;
 mod main_job;
 mod metering;

@@ -121,7 +121,11 @@ impl Platform {
 
     /// `yiqiu up` with these flags and variables.
     pub(crate) async fn together(flags: &[OsString], variables: &[(&str, String)]) -> Self {
-        let folder = TempDir::new().unwrap();
+        Self::together_in(TempDir::new().unwrap(), flags, variables).await
+    }
+
+    /// The same in a folder that was prepared: its data is in `data`.
+    pub(crate) async fn together_in(folder: TempDir, flags: &[OsString], variables: &[(&str, String)]) -> Self {
         let base = format!("http://127.0.0.1:{}", free_port());
         let server = Server { resources: base.clone(), components: base.clone(), projects: base, token: String::new() };
         let mut platform = Self { folder, server, processes: Vec::new(), tiers: Vec::new() };
@@ -211,7 +215,8 @@ impl Platform {
         self.folder.path().join(format!("{name}.log"))
     }
 
-    fn spawn(&mut self, name: &str, command: &mut Command) {
+    /// Starts a process that ends with the platform.
+    pub(crate) fn spawn(&mut self, name: &str, command: &mut Command) {
         let log = File::options().create(true).append(true).open(self.log(name)).unwrap();
         let child = command
             .stdin(Stdio::null())

@@ -157,6 +157,12 @@ pub(super) fn is_status(error: &Error, status: u16) -> bool {
     matches!(error, Error::DockerResponseServerError { status_code, .. } if *status_code == status)
 }
 
+/// Whether Docker's containerd has a start that Docker itself has forgotten.
+pub(super) fn is_forgotten(error: &Error) -> bool {
+    let Error::DockerResponseServerError { message, .. } = error else { return false };
+    message.contains("task ") && message.contains("already exists")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

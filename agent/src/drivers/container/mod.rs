@@ -31,7 +31,7 @@ use yiqiu_base::{NodeType, Size};
 use yiqiu_proto::common::NodeSpec;
 
 use self::{
-    engine::{Connected, Engine, is_status},
+    engine::{Connected, Engine, is_forgotten, is_status},
     shape::{HOST_LABEL, NODE_LABEL, container_name, image_name},
 };
 use crate::{
@@ -134,6 +134,26 @@ impl ContainerDriver {
         match self.volumes(engine, node).await?.as_slice() {
             [] => Ok(()),
             left => Err(DriverError::Failed(format!("volumes are still there after removal: {}", left.join(", ")))),
+        }
+    }
+
+    /// Docker was killed while it started the container, and forgot that; its containerd did not, so it can never be
+    /// started again. What lives of it is ended, and the container let go: the next power-on makes it anew, with its
+    /// volumes.
+    async fn let_go(&self, engine: &Connected, node: NodeId) -> DriverError {
+        if let Some(groups) = self.cgroups.clone() {
+            let ended = tokio::task::spawn_blocking(move || {
+                for pid in groups.pids(node) {
+                    // It may have ended by itself.
+                    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+                }
+            });
+            let _ = ended.await; // what is left is found by the audit
+        }
+        let options = RemoveContainerOptions { force: true, ..Default::default() };
+        match engine.docker.remove_container(&container_name(node), Some(options)).await {
+            Ok(()) => DriverError::Failed("Docker ended while it started the container, and lost it".to_owned()),
+            Err(error) => self.engine.error("Docker lost a start, and the container cannot be removed", error),
         }
     }
 
@@ -280,6 +300,7 @@ impl Driver for ContainerDriver {
         match engine.docker.start_container(&container_name(node), None::<StartContainerOptions>).await {
             Ok(()) => {}
             Err(error) if is_status(&error, 304) => {} // it runs already
+            Err(error) if is_forgotten(&error) => return Err(self.let_go(&engine, node).await),
             Err(error) => return Err(self.engine.error("the container cannot be started", error)),
         }
         self.look(&engine, node).await
