@@ -67,12 +67,21 @@ impl Clock {
         }
     }
 
+    /// What the wall clock said at first and has become by the monotonic one, wherever the books are: credentials are made
+    /// and checked by it.
+    pub fn unmoved(&self) -> Ms {
+        match &*self.0 {
+            Source::System { started, anchor: _, wall } => wall + millis(started.elapsed()),
+            Source::Manual(now) => now.load(Ordering::SeqCst),
+        }
+    }
+
     /// By when something may be taken for due that people fixed by the wall clock, such as the end of a term: the earlier
     /// of the wall clock and of what it was at first and has become by the monotonic one. So a wall clock that jumps
     /// forward ends nothing early, nor do books that are ahead of one that was set back. It may run backwards.
     pub fn due_by(&self) -> Ms {
         match &*self.0 {
-            Source::System { started, anchor: _, wall: first } => wall().min(first + millis(started.elapsed())),
+            Source::System { .. } => wall().min(self.unmoved()),
             Source::Manual(now) => now.load(Ordering::SeqCst),
         }
     }

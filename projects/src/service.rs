@@ -175,6 +175,11 @@ impl Service {
         self.0.environment.clock.now()
     }
 
+    /// The time by which tokens and principals are good, which the books' time does not move.
+    fn credentials_now(&self) -> Ms {
+        self.0.environment.clock.unmoved()
+    }
+
     /// What everything of this process shares.
     pub(crate) fn environment(&self) -> &Environment {
         &self.0.environment

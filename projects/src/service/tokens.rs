@@ -36,7 +36,7 @@ impl Service {
         if !secret.reveal().starts_with(PREFIX) {
             return Err(refused());
         }
-        let now = self.now();
+        let now = self.credentials_now();
         let standing = token::token_by_hash(self.0.database.read(), &secret.hash()).await.map_err(problem)?;
         let Standing { token, ops, member, living } = standing.ok_or_else(refused)?;
         let project_good = token.project.is_none() || living;
@@ -82,7 +82,7 @@ impl Service {
     ) -> Result<Made<NewToken>, Problem> {
         let TokenRequest { name, user, role, project, ttl_ms, expires_ms } = request;
         let now = self.now();
-        let asked_end = token_end(ttl_ms, expires_ms, now)?;
+        let asked_end = token_end(ttl_ms, expires_ms, self.credentials_now())?;
         let role = role.unwrap_or(match (principal.role, &project) {
             (Role::Ops, None) => Role::Ops,
             (Role::Ops | Role::Tenant | Role::Service, _) => Role::Tenant,
@@ -195,7 +195,7 @@ impl Service {
     /// One token by id or name: any for ops, its own for a tenant.
     pub async fn token_get(&self, principal: &Principal, text: &str) -> Result<Token, Problem> {
         let scope = self.token_scope(principal).await?;
-        let now = self.now();
+        let now = self.credentials_now();
         let found = token::token_find(self.0.database.read(), scope, text, now).await.map_err(problem)?;
         let good = |token: &Token| token.state(now) == TokenState::Active;
         let mut found = found.into_iter();
