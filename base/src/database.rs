@@ -409,7 +409,7 @@ fn is_full(error: &DbErr) -> bool {
     match error {
         DbErr::Conn(RuntimeErr::Internal(text)) => text.contains("database or disk is full"),
         DbErr::Exec(RuntimeErr::SqlxError(cause)) | DbErr::Query(RuntimeErr::SqlxError(cause)) => {
-            cause.as_database_error().and_then(|e| e.code()).is_some_and(|code| code == "53100")
+            cause.as_database_error().is_some_and(|error| error.code().as_deref() == Some("53100"))
         }
         _ => false,
     }

@@ -40,7 +40,7 @@ pub struct Restored {
 pub async fn run(restored: Restored) -> anyhow::Result<()> {
     telemetry::logs();
     let Restored { data_dir, database_resources, database_projects } = restored;
-    let (mut _lock, resources, projects) = match (data_dir, database_resources, database_projects) {
+    let (_lock, resources, projects) = match (data_dir, database_resources, database_projects) {
         (Some(data), _, _) => {
             let data = data.canonicalize().with_context(|| data.display().to_string())?;
             let urls = [Role::Resources, Role::Projects].map(|role| {

@@ -86,7 +86,7 @@ pub(super) struct Bench {
 
 impl Bench {
     pub(super) async fn start() -> Self {
-        Self::start_with(&[], |server| server.to_owned()).await
+        Self::start_with(&[], ToOwned::to_owned).await
     }
 
     /// `way`: how the agent reaches the server of that URL.

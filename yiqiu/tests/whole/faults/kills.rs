@@ -160,11 +160,11 @@ impl Life {
             .await;
         until("it began", Duration::from_secs(10), async || (self.bench.docker.starts(&node.id) > 0).then_some(()))
             .await;
-        let boots = found["boot"].as_u64().unwrap() as usize;
+        let boots = usize::try_from(found["boot"].as_u64().unwrap()).unwrap();
         let begun = self.bench.docker.starts(&node.id);
         assert_eq!(boots, starts, "{when}: {found}");
         assert!((starts..=starts + self.lost).contains(&begun), "{when}: {begun} starts by its own account: {found}");
-        assert_eq!(self.bench.containers(), [node.id.clone()], "{when}");
+        assert_eq!(self.bench.containers(), std::slice::from_ref(&node.id), "{when}");
         self.bench.all_is_well(&when).await;
     }
 }
