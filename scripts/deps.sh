@@ -41,7 +41,7 @@ for group in $wanted; do
     test)
         need postgresql-15 "the tests run on PostgreSQL too" postgres
         need strace "a test counts the syncs before an answer" have strace
-        need bsdutils "a test gives the command line a terminal by `script`" have script
+        need bsdutils "a test gives the command line a terminal by script(1)" have script
         ;;
     *)
         say "deps.sh: unknown group '$group': expected build, run or test"
