@@ -77,9 +77,15 @@ async fn a_lost_agent_makes_its_host_unreachable_and_claims_nothing_away() {
 async fn after_a_restart_hosts_are_unreachable_until_they_dial() {
     for tier in Tier::both().await {
         tier.place("r").await;
-        tier.host("a", 1, NodeType::Vm, size(1_000, 1 << 30)).await;
+        let agent = tier.host("a", 1, NodeType::Vm, size(1_000, 1 << 30)).await;
         let tier = tier.restart().await;
         assert_eq!(tier.service.host_get(&ops(), "a").await.unwrap().state(), HostState::Unreachable);
+        let lines = [line("one", &agent.host, size(1, 1))];
+        let refused = tier.service.contract_create(&tenant("t"), None, "c", &lines, None).await.unwrap_err();
+        assert_eq!(refused.code, Code::WrongState, "{refused}");
+        let events = tier.service.events(&ops(), 0, 1_000, std::time::Duration::ZERO).await.unwrap().events;
+        let last = events.iter().rfind(|event| event.kind == "host.changed").unwrap();
+        assert!(last.payload.contains("the server started anew"), "{}", last.payload);
     }
 }
 

@@ -129,8 +129,8 @@ fn ask(random: &mut StdRng) -> Ask {
     match random.random_range(0..20) {
         0..7 => Ask::Claim {
             owner: random.random(),
-            name: random.random_range(0..9),
-            lines: wanted(random, 1..4),
+            name: random.random_range(0..40),
+            lines: wanted(random, 1..3),
             starts: random.random_bool(0.2).then(|| random.random_range(-500..5_000)),
             ends: random.random_bool(0.4).then(|| random.random_range(-100..12_000)),
             grace: random.random_range(0..6_000),

@@ -111,6 +111,9 @@ impl World {
                 if let Some(request) = self.named(ask) {
                     self.asked.push((request, false));
                     self.ask_over_crash(self.asked.len() - 1, *polls).await?;
+                    if polls % 4 > 0 {
+                        self.dial_all().await?;
+                    }
                 }
             }
             Step::Again(_) if self.asked.is_empty() => {}
@@ -142,7 +145,12 @@ impl World {
                 self.model.terms(self.now());
                 self.service().terms().await.map_err(|problem| problem.to_string())?;
             }
-            Step::Crash { back } => self.crash(*back).await,
+            Step::Crash { back } => {
+                self.crash(*back).await;
+                if !back {
+                    self.dial_all().await?;
+                }
+            }
             Step::Cut(host, forget) => self.cut(self.host(*host), *forget).await,
             Step::Dial(host) => self.dial(self.rather(*host, |h| !h.connected)).await?,
             Step::Hear(host) => self.hear(self.host(*host)),
@@ -254,6 +262,13 @@ impl World {
         Ok(())
     }
 
+    async fn dial_all(&mut self) -> Result<(), String> {
+        for host in 0..self.machines.len() {
+            self.dial(host).await?;
+        }
+        Ok(())
+    }
+
     fn hear(&mut self, host: usize) {
         let machine = &mut self.machines[host];
         let mut heard = Vec::new();
@@ -330,9 +345,7 @@ impl World {
 
     /// Every agent dials, hears, acts and says until there is nothing left to do. Then hosts and books agree.
     pub(super) async fn settle(&mut self) -> Result<(), String> {
-        for host in 0..self.machines.len() {
-            self.dial(host).await?;
-        }
+        self.dial_all().await?;
         for _ in 0..60 {
             let mut moved = false;
             for host in 0..self.machines.len() {
