@@ -241,6 +241,7 @@ fn the_description_names_every_route() {
             "/v1/components/{component}",
             "/v1/components/{component}/power",
             "/v1/events/components",
+            "/v1/ledgers/components",
         ]
     );
     let schemas = document["components"]["schemas"].as_object().unwrap();
