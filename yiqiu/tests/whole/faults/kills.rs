@@ -158,8 +158,10 @@ impl Life {
         };
         until("its size is confirmed", SOON, async || self.bench.node(node).await["resizing"].is_null().then_some(()))
             .await;
-        until("it began", Duration::from_secs(10), async || (self.bench.docker.starts(&node.id) > 0).then_some(()))
-            .await;
+        until("it began", Duration::from_secs(10), async || {
+            (self.bench.docker.starts(&node.id) >= starts).then_some(())
+        })
+        .await;
         let boots = usize::try_from(found["boot"].as_u64().unwrap()).unwrap();
         let begun = self.bench.docker.starts(&node.id);
         assert_eq!(boots, starts, "{when}: {found}");
